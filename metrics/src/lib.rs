@@ -1,0 +1,25 @@
+//! What happened: the measurements of a run, and how they travel between walbench's processes.
+//!
+//! - [`clock`]: wall-clock microseconds and the measured offset between two clocks.
+//! - [`timing`]: an HDR histogram with fixed bounds that merges and serialises whole.
+//! - [`stamp`]: the mark each write transaction carries through the WAL.
+//! - [`ledger`]: which stamped transactions were acknowledged or delivered.
+//! - [`sample`]: one worker's counters and timings for one interval.
+//! - [`message`]: what orchestrator and workers say to each other.
+//! - [`link`]: the byte stream they say it over.
+//! - [`failure`]: an error that can cross the link and be printed for a person.
+//!
+//! This crate knows nothing of plans, databases or files.
+
+pub mod clock;
+pub mod failure;
+pub mod ledger;
+pub mod link;
+pub mod message;
+pub mod sample;
+pub mod stamp;
+pub mod timing;
+
+pub use failure::Failure;
+pub use sample::Window;
+pub use timing::Timing;

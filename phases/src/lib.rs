@@ -1,0 +1,3 @@
+//! What shall happen: the plan.
+pub mod plan;
+pub use plan::Plan;

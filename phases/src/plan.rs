@@ -1,0 +1,449 @@
+//! The plan: every section and key a plan file may hold, with its default beside it.
+//!
+//! These types are the single description of a plan. Their JSON Schema (ranges and choices
+//! included) is what `walbench schema` prints and what [`crate::load`] checks a file against, so a
+//! key, its bounds and its documentation stand in one place. What needs more than one field to be
+//! judged is in `validate.rs`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A whole plan, resolved: what shall happen in one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Names the run and its folder. Letters, digits, `-`, `_` and `.`.
+    #[serde(default = "default_name")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub name: String,
+    /// A sentence for the reader of the report.
+    #[serde(default)]
+    pub description: String,
+    /// The phases, run one after the other; at least one.
+    #[schemars(length(min = 1))]
+    pub phases: Vec<Phase>,
+    /// The source database.
+    #[serde(default)]
+    pub postgres: Postgres,
+    /// The destination.
+    #[serde(default)]
+    pub clickhouse: Clickhouse,
+    /// The processes that write rows.
+    #[serde(default)]
+    pub producer: Producer,
+    /// The processes that follow replication.
+    #[serde(default)]
+    pub consumer: Consumer,
+    /// The CPU profiler.
+    #[serde(default)]
+    pub profiling: Profiling,
+    /// How long walbench waits for what should come.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where the run is written.
+    #[serde(default)]
+    pub output: Output,
+    /// Named expressions that must hold in every phase, such as
+    /// `"lag stays low" = "lag.commit_to_flushed.p99 < 500ms"`. One that does not fails the run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, String>,
+}
+
+fn default_name() -> String {
+    "run".into()
+}
+
+/// One stretch of load: an optional warm-up, then a measured window, then the drain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Unique within the plan.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub name: String,
+    /// Length of the measured window, in seconds.
+    #[schemars(range(max = 604_800.0), extend("exclusiveMinimum" = 0))]
+    pub duration_sec: f64,
+    /// Rows a second over all producers. A ceiling the generator must really hold: a run that
+    /// falls short of it is invalid, not slow.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 100_000_000.0))]
+    pub target_throughput: f64,
+    /// Seconds of load before the measured window, left out of every figure.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 86_400.0))]
+    pub warmup_sec: f64,
+    /// Makes the measured window a linear ramp from this rate to `target_throughput`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100_000_000.0))]
+    pub start_throughput: Option<f64>,
+    /// Adds regular bursts above `target_throughput`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<Burst>,
+}
+
+/// Regular bursts: for the first `length_sec` of every `every_sec` the rate is `throughput`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Burst {
+    /// Rows a second while the burst lasts.
+    #[schemars(range(max = 100_000_000.0), extend("exclusiveMinimum" = 0))]
+    pub throughput: f64,
+    /// Seconds from one burst's start to the next.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub every_sec: f64,
+    /// Seconds a burst lasts; less than `every_sec`.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub length_sec: f64,
+}
+
+/// `[postgres]`: the source database. Without a `url` walbench runs a private server of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    /// Connection URL of an existing server (`postgres://user:password@host:port/`, with `sslmode`
+    /// and `sslrootcert` as libpq knows them). Absent: a private, throw-away server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The database walbench makes, marks as its own and drops at the end.
+    #[schemars(length(min = 1, max = 63))]
+    pub database: String,
+    /// Connection URL of a database whose schema is copied with `pg_dump --schema-only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_from: Option<String>,
+    /// `REPLICA IDENTITY` set on every table that is written.
+    pub replica_identity: ReplicaIdentity,
+    /// Name of the publication; with several consumers that share the tables, the stem of theirs.
+    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    pub publication: String,
+    /// Stem of the replication slots' names: `<slot>_0`, `<slot>_1`, …
+    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z0-9_]+$"))]
+    pub slot: String,
+    /// `synchronous_commit` of the producers' sessions.
+    pub synchronous_commit: SynchronousCommit,
+    /// How workers reach the private server.
+    pub transport: Transport,
+    /// Settings of the private server, over walbench's own (`shared_buffers = "1GB"`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            url: None,
+            database: "walbench".into(),
+            schema_from: None,
+            replica_identity: ReplicaIdentity::Default,
+            publication: "walbench".into(),
+            slot: "walbench".into(),
+            synchronous_commit: SynchronousCommit::On,
+            transport: Transport::Unix,
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+/// `REPLICA IDENTITY` of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaIdentity {
+    /// The primary key identifies old rows.
+    Default,
+    /// The whole old row is logged.
+    Full,
+    /// Nothing is logged of old rows; updates and deletes are refused by PostgreSQL.
+    Nothing,
+}
+
+/// PostgreSQL's `synchronous_commit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SynchronousCommit {
+    /// A commit is acknowledged once its WAL is flushed.
+    On,
+    /// A commit is acknowledged before its WAL is flushed; decoding waits for the WAL writer.
+    Off,
+}
+
+/// How workers reach the private PostgreSQL server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A Unix socket in the server's private folder.
+    Unix,
+    /// TCP over loopback.
+    Tcp,
+}
+
+/// `[clickhouse]`: the destination.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clickhouse {
+    /// What receives the rows.
+    pub mode: ClickhouseMode,
+    /// HTTP URL of an existing server, for `mode = "url"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Database the tables are made in.
+    #[schemars(length(min = 1))]
+    pub database: String,
+}
+
+impl Default for Clickhouse {
+    fn default() -> Self {
+        Self { mode: ClickhouseMode::Mock, url: None, database: "walbench".into() }
+    }
+}
+
+/// What receives the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClickhouseMode {
+    /// No server: see `consumer.mock_level`.
+    Mock,
+    /// A private ClickHouse that walbench starts and stops.
+    Managed,
+    /// The existing server at `clickhouse.url`.
+    Url,
+}
+
+/// `[producer]`: the processes that write rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Producer {
+    /// `false`: walbench writes nothing and measures what others write.
+    pub enabled: bool,
+    /// Separate producer processes; they share the target rate evenly.
+    #[schemars(range(min = 1, max = 256))]
+    pub processes: u32,
+    /// Connections of each process. Each carries one transaction at a time.
+    #[schemars(range(min = 1, max = 1000))]
+    pub connections: u32,
+    /// Tables that are written, transaction by transaction in turn: `task_run` (about 40 columns,
+    /// 1 KB), `event` (narrow, 200 B), or tables of the copied schema.
+    #[schemars(length(min = 1))]
+    pub tables: Vec<String>,
+    /// Share of rows that are inserts; the rest are updates of rows written before.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub insert_update_ratio: f64,
+    /// Rows of one transaction, all due at one moment.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub batch_size: u32,
+    /// Size of a built-in table's payload column; absent: 512 for `task_run`, 64 for `event`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 104_857_600))]
+    pub payload_bytes: Option<u32>,
+    /// Share of the payload that a compressor can take away: 0 is noise, 1 is one repeated word.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub payload_compressibility: f64,
+    /// How due times are spread.
+    pub arrivals: Arrivals,
+    /// How rows are written.
+    pub write_method: WriteMethod,
+    /// Row n of a seed is always the same row.
+    pub seed: u64,
+    /// A transaction sent later than this after its due time counts its rows as late, in ms.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub late_after_ms: f64,
+    /// Tries of one transaction before its rows count as failed.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_attempts: u32,
+    /// Command that starts walbench elsewhere (`["ssh", "host", "walbench"]`); empty: here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub launcher: Vec<String>,
+}
+
+impl Default for Producer {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            processes: 1,
+            connections: 4,
+            tables: vec!["task_run".into()],
+            insert_update_ratio: 0.8,
+            batch_size: 10,
+            payload_bytes: None,
+            payload_compressibility: 0.5,
+            arrivals: Arrivals::Uniform,
+            write_method: WriteMethod::Insert,
+            seed: 42,
+            late_after_ms: 10.0,
+            max_attempts: 5,
+            launcher: Vec::new(),
+        }
+    }
+}
+
+/// How the due times of transactions are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    /// Evenly.
+    Uniform,
+    /// As a Poisson process: exponential gaps, as independent users make them.
+    Poisson,
+}
+
+/// How the rows of a transaction are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteMethod {
+    /// One multi-row insert.
+    Insert,
+    /// Single-row inserts, sent without waiting for each other.
+    Pipelined,
+    /// Binary COPY.
+    Copy,
+}
+
+/// `[consumer]`: the processes that follow logical replication.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Consumer {
+    /// Separate consumer processes, each with its own slot.
+    #[schemars(range(min = 1, max = 64))]
+    pub processes: u32,
+    /// What each of several consumers receives.
+    pub distribution: Distribution,
+    /// Rows at which a batch is flushed.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub flush_batch_size: u32,
+    /// Encoded bytes at which a batch is flushed.
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub flush_batch_bytes: u64,
+    /// Age of its first row at which a batch is flushed, in ms.
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub flush_interval_ms: u64,
+    /// Flushes under way at once.
+    #[schemars(range(min = 1, max = 256))]
+    pub max_flush_concurrency: u32,
+    /// Bytes of rows received and not yet acknowledged by the sink, at which reading stops.
+    #[schemars(range(min = 65_536))]
+    pub max_in_flight_bytes: u64,
+    /// How much of a flush the mock does.
+    pub mock_level: MockLevel,
+    /// Time each mock flush takes beyond its CPU cost, in ms.
+    #[schemars(range(min = 0, max = 3_600_000))]
+    pub mock_delay_ms: u64,
+    /// `false` leaves out lag and flush timings: for measuring what measuring costs.
+    pub record_timings: bool,
+    /// Command that starts walbench elsewhere (`["ssh", "host", "walbench"]`); empty: here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub launcher: Vec<String>,
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self {
+            processes: 1,
+            distribution: Distribution::All,
+            flush_batch_size: 1_000,
+            flush_batch_bytes: 8 * 1024 * 1024,
+            flush_interval_ms: 100,
+            max_flush_concurrency: 4,
+            max_in_flight_bytes: 64 * 1024 * 1024,
+            mock_level: MockLevel::Encode,
+            mock_delay_ms: 0,
+            record_timings: true,
+            launcher: Vec::new(),
+        }
+    }
+}
+
+/// What each of several consumers receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    /// Every consumer receives every table.
+    All,
+    /// The tables are divided among the consumers.
+    Divided,
+}
+
+/// How much of a flush the mock ClickHouse does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MockLevel {
+    /// Rows are decoded and dropped.
+    Discard,
+    /// Rows are encoded as RowBinary and compressed with LZ4: the whole CPU cost, no server.
+    Encode,
+    /// The same bytes are sent to a mock ClickHouse server over HTTP.
+    Http,
+}
+
+/// `[profiling]`: the CPU profiler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profiling {
+    /// What is recorded.
+    pub tool: ProfilingTool,
+}
+
+impl Default for Profiling {
+    fn default() -> Self {
+        Self { tool: ProfilingTool::None }
+    }
+}
+
+/// What the profiler records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProfilingTool {
+    /// Nothing.
+    None,
+    /// Flamegraphs of the workers.
+    Flame,
+    /// What limits the pipeline.
+    Doctor,
+    /// Both.
+    Both,
+}
+
+/// `[limits]`: how long walbench waits for what should come, before it says that it did not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Seconds a phase's last rows may take to reach the sink after they were written.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub drain_sec: f64,
+    /// Seconds producers may go on sending late rows after the phase's end; what is left counts as
+    /// unsent.
+    #[schemars(range(min = 0.0))]
+    pub catch_up_sec: f64,
+    /// Seconds without a word from a worker after which it counts as hung.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub worker_silence_sec: f64,
+    /// Largest shortfall of the achieved rate against the target before the run is invalid, in
+    /// percent.
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub rate_tolerance_percent: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            drain_sec: 60.0,
+            catch_up_sec: 30.0,
+            worker_silence_sec: 30.0,
+            rate_tolerance_percent: 1.0,
+        }
+    }
+}
+
+/// `[output]`: where the run is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Output {
+    /// Folder that holds one folder a run.
+    pub dir: PathBuf,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { dir: "runs".into() }
+    }
+}
