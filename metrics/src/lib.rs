@@ -1,6 +1,7 @@
 //! What happened: the measurements of a run, and how they travel between walbench's processes.
 //!
 //! - [`clock`]: wall-clock microseconds and the measured offset between two clocks.
+//! - [`cuts`]: when samples are cut.
 //! - [`timing`]: an HDR histogram with fixed bounds that merges and serialises whole.
 //! - [`stamp`]: the mark each write transaction carries through the WAL.
 //! - [`ledger`]: which stamped transactions were acknowledged or delivered.
@@ -12,6 +13,7 @@
 //! This crate knows nothing of plans, databases or files.
 
 pub mod clock;
+pub mod cuts;
 pub mod failure;
 pub mod ledger;
 pub mod link;
@@ -20,6 +22,7 @@ pub mod sample;
 pub mod stamp;
 pub mod timing;
 
+pub use cuts::Cuts;
 pub use failure::Failure;
 pub use sample::Window;
 pub use timing::Timing;

@@ -150,7 +150,7 @@ pub struct ConsumerSample {
     pub interval: Interval,
     /// Counters of the interval.
     pub counts: ConsumerCounts,
-    /// Time one flush took, from hand-over to acknowledgement.
+    /// Time one flush took at the sink, from its start to its acknowledgement.
     pub flush: Timing,
     /// Lag by stage.
     pub lag: Lag,
@@ -216,7 +216,7 @@ pub struct ConsumerCounts {
     pub received_rows: u64,
     /// Batches the sink acknowledged.
     pub batches: u64,
-    /// Transactions whose every row the sink acknowledged.
+    /// Transactions received whole.
     pub transactions: u64,
     /// Bytes received on the replication stream.
     pub received_bytes: u64,

@@ -1,7 +1,7 @@
 //! The plan: every section and key a plan file may hold, with its default beside it.
 //!
 //! These types are the single description of a plan. Their JSON Schema (ranges and choices
-//! included) is what `walbench schema` prints and what [`crate::load`] checks a file against, so a
+//! included) is what `walbench schema` prints and what [`crate::load()`] checks a file against, so a
 //! key, its bounds and its documentation stand in one place. What needs more than one field to be
 //! judged is in `validate.rs`.
 
@@ -11,13 +11,21 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What the pattern of a name says, in words. Stands beside each pattern as `x-form`, so that a
+/// message need not show a regular expression.
+const NAME_FORM: &str = r#"letters, digits, ".", "_" and "-", the first a letter or digit"#;
+
 /// A whole plan, resolved: what shall happen in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Names the run and its folder. Letters, digits, `-`, `_` and `.`.
     #[serde(default = "default_name")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        extend("x-form" = NAME_FORM)
+    )]
     pub name: String,
     /// A sentence for the reader of the report.
     #[serde(default)]
@@ -61,7 +69,11 @@ fn default_name() -> String {
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     /// Unique within the plan.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        extend("x-form" = NAME_FORM)
+    )]
     pub name: String,
     /// Length of the measured window, in seconds.
     #[schemars(range(max = 604_800.0), extend("exclusiveMinimum" = 0))]
@@ -116,10 +128,18 @@ pub struct Postgres {
     /// `REPLICA IDENTITY` set on every table that is written.
     pub replica_identity: ReplicaIdentity,
     /// Name of the publication; with several consumers that share the tables, the stem of theirs.
-    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    #[schemars(
+        length(min = 1, max = 48),
+        regex(pattern = r"^[a-z_][a-z0-9_]*$"),
+        extend("x-form" = "lower-case letters, digits and \"_\", the first no digit")
+    )]
     pub publication: String,
     /// Stem of the replication slots' names: `<slot>_0`, `<slot>_1`, …
-    #[schemars(length(min = 1, max = 48), regex(pattern = r"^[a-z0-9_]+$"))]
+    #[schemars(
+        length(min = 1, max = 48),
+        regex(pattern = r"^[a-z0-9_]+$"),
+        extend("x-form" = "lower-case letters, digits and \"_\"")
+    )]
     pub slot: String,
     /// `synchronous_commit` of the producers' sessions.
     pub synchronous_commit: SynchronousCommit,

@@ -1,1 +1,25 @@
-//! x
+//! Where the CPU goes: what processes and the machine say through `/proc`.
+//!
+//! - [`process`]: CPU time and memory of one process.
+//! - [`process_group`]: CPU time and memory of a server and its children together.
+//! - [`machine`]: what a run ran on.
+//!
+//! This crate knows nothing of plans or databases.
+
+pub mod machine;
+pub mod process;
+pub mod process_group;
+
+pub use machine::{Machine, filesystem_of};
+pub use process::{ProcessMeter, Usage};
+pub use process_group::TreeMeter;
+
+/// Why a process can't be measured.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid} can't be measured")]
+pub struct MeterError {
+    /// The process.
+    pub pid: u32,
+    /// What `/proc` answered.
+    source: procfs::ProcError,
+}

@@ -1,1 +1,41 @@
-//! x
+//! What it means: from samples and the run's outcome to figures, verdicts and the summary.
+//!
+//! - [`folder`]: the folder a run leaves, and its log of samples.
+//! - [`tally`]: all samples of a run, merged as they come.
+//! - [`outcome`]: what the orchestrator knows of a run beside the samples.
+//! - [`environment`]: what a run ran on and against (`environment.json`).
+//! - [`metrics_json`]: the document `metrics.json`.
+//! - [`figures`]: from tally, outcome and environment to that document.
+//! - [`verification`]: whether every acknowledged row arrived.
+//! - [`limit`]: what limited a phase.
+//! - [`verdict`]: what is said of a phase and of the run.
+//! - [`summary`] and [`terminal`]: the document for a reader.
+//!
+//! But for the run folder all of it is pure: no files, processes or sockets.
+
+pub mod environment;
+mod evidence;
+pub mod figures;
+pub mod folder;
+mod human;
+pub mod limit;
+pub mod metrics_json;
+pub mod outcome;
+pub mod summary;
+pub mod tally;
+pub mod terminal;
+mod phase_figures;
+#[cfg(test)]
+mod testing;
+mod thresholds;
+pub mod verdict;
+pub mod verification;
+
+pub use environment::Environment;
+pub use figures::metrics;
+pub use folder::RunFolder;
+pub use metrics_json::{Metrics, schema};
+pub use outcome::{PhaseOutcome, RunOutcome};
+pub use summary::summary;
+pub use tally::Tally;
+pub use terminal::terminal;

@@ -1,0 +1,177 @@
+//! Rows gathered for one flush.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use walbench_metrics::Window;
+
+use crate::confirmations::Mark;
+use crate::rowbinary::Table;
+
+/// When a batch is flushed: at the first bound it reaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Age of the first row.
+    pub age: Duration,
+}
+
+/// Rows in the order they came, by table, with what is needed to account for them once the sink
+/// has acknowledged them.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Encoded rows of each table; a table without rows keeps its buffer for the next batch.
+    pub parts: Vec<Part>,
+    /// Runs of rows with the same times.
+    pub segments: Vec<Segment>,
+    /// What is safe once this batch is.
+    pub mark: Mark,
+    /// Row versions.
+    pub rows: u64,
+    /// Bytes that count against the bounds: encoded rows, or received ones where none are encoded.
+    pub bytes: u64,
+    opened: Option<Instant>,
+    current: usize,
+}
+
+/// One table's rows.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The table.
+    pub table: Arc<Table>,
+    /// Its rows, encoded one behind the other.
+    pub encoded: Vec<u8>,
+    /// How many they are.
+    pub rows: u64,
+}
+
+/// Rows of one transaction that were received together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Phase and window the rows belong to; `None` for rows without a stamp of this run.
+    pub due: Option<Due>,
+    /// When they were committed, in µs of the orchestrator's clock.
+    pub commit_us: i64,
+    /// When they were received, in µs of the orchestrator's clock.
+    pub received_us: i64,
+    /// How many they are.
+    pub rows: u64,
+}
+
+/// What a stamp says of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Index of the phase.
+    pub phase: u32,
+    /// Part of the phase.
+    pub window: Window,
+    /// When the rows were due, in µs of the orchestrator's clock.
+    pub due_us: i64,
+}
+
+impl Batch {
+    /// The buffer for rows of `table`.
+    #[inline]
+    pub(crate) fn part(&mut self, table: &Arc<Table>) -> &mut Part {
+        let same = |part: &Part| Arc::ptr_eq(&part.table, table);
+        if !self.parts.get(self.current).is_some_and(same) {
+            self.current = self.parts.iter().position(same).unwrap_or_else(|| {
+                self.parts.push(Part { table: table.clone(), encoded: Vec::new(), rows: 0 });
+                self.parts.len() - 1
+            });
+        }
+        &mut self.parts[self.current]
+    }
+
+    /// Counts rows that were written to a part.
+    #[inline]
+    pub(crate) fn count(&mut self, rows: u64, bytes: u64, of: Segment) {
+        self.opened.get_or_insert_with(Instant::now);
+        self.rows += rows;
+        self.bytes += bytes;
+        match self.segments.last_mut() {
+            Some(last) if (Segment { rows: of.rows, ..*last }) == of => last.rows += rows,
+            _ => self.segments.push(Segment { rows, ..of }),
+        }
+    }
+
+    /// Whether a bound other than age is reached.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_full(&self, bounds: &Bounds) -> bool {
+        self.rows >= bounds.rows || self.bytes >= bounds.bytes
+    }
+
+    /// When its age reaches the bound; `None` while it is empty.
+    #[must_use]
+    pub(crate) fn deadline(&self, bounds: &Bounds) -> Option<Instant> {
+        self.opened.map(|opened| opened + bounds.age)
+    }
+
+    /// Empties it and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        // A table that got no row since the last time may be gone, or described anew.
+        self.parts.retain(|part| part.rows > 0);
+        for part in &mut self.parts {
+            part.encoded.clear();
+            part.rows = 0;
+        }
+        self.segments.clear();
+        self.mark = Mark::default();
+        self.rows = 0;
+        self.bytes = 0;
+        self.opened = None;
+        self.current = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(commit_us: i64) -> Segment {
+        Segment { due: None, commit_us, received_us: 9, rows: 0 }
+    }
+
+    fn bounds(rows: u64, bytes: u64) -> Bounds {
+        Bounds { rows, bytes, age: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn rows_with_the_same_times_are_one_segment() {
+        let mut batch = Batch::default();
+        batch.count(1, 10, segment(1));
+        batch.count(1, 10, segment(1));
+        batch.count(1, 10, segment(2));
+        let rows: Vec<_> = batch.segments.iter().map(|s| (s.commit_us, s.rows)).collect();
+        assert_eq!(rows, [(1, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn it_is_full_at_the_first_bound() {
+        let mut batch = Batch::default();
+        assert!(batch.deadline(&bounds(2, 100)).is_none());
+        batch.count(1, 60, segment(1));
+        assert!(!batch.is_full(&bounds(2, 100)));
+        assert!(batch.is_full(&bounds(1, 100)) && batch.is_full(&bounds(2, 60)));
+        assert!(batch.deadline(&bounds(2, 100)).is_some());
+    }
+
+    #[test]
+    fn clearing_keeps_the_buffers_of_tables_in_use() {
+        let tables =
+            ["a", "b"].map(|name| Arc::new(Table { name: name.into(), columns: Vec::new() }));
+        let mut batch = Batch::default();
+        batch.part(&tables[0]).rows = 1;
+        batch.part(&tables[0]).encoded.extend([0; 100]);
+        batch.part(&tables[1]);
+        batch.count(1, 100, segment(1));
+        batch.clear();
+        assert_eq!(batch.parts.len(), 1);
+        assert!(batch.parts[0].encoded.is_empty() && batch.parts[0].encoded.capacity() >= 100);
+        assert_eq!((batch.rows, batch.bytes, batch.segments.len()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,51 @@
+//! A client of PostgreSQL's streaming replication protocol, and nothing else: it logs in, starts a
+//! logical slot's stream, reads it and confirms positions. It knows neither plans nor sinks.
+//!
+//! Reading is blocking, by one thread with a large buffer: an async reactor would wake for every
+//! packet, and waking for every packet makes the walsender dearer as well.
+
+mod connection;
+mod input;
+mod message;
+mod transport;
+
+pub(crate) use connection::quote;
+pub use connection::{Connection, ReplicationError, ServerError};
+pub use input::Input;
+pub use message::{Frame, StatusUpdate, frame};
+pub use transport::Transport;
+
+/// A WAL position as PostgreSQL writes it, such as `16/B374D848`.
+#[must_use]
+pub fn lsn_text(lsn: u64) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+}
+
+/// Reads a WAL position as PostgreSQL writes it.
+#[must_use]
+pub fn parse_lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    let part = |digits: &str| {
+        (!digits.starts_with('+')).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    };
+    Some(u64::from(part(high)?) << 32 | u64::from(part(low)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn positions_read_as_they_are_written(lsn: u64) {
+            proptest::prop_assert_eq!(parse_lsn(&lsn_text(lsn)), Some(lsn));
+        }
+    }
+
+    #[test]
+    fn what_is_no_position_is_refused() {
+        for text in ["", "1", "/", "1/", "x/1", "1/100000000", "+1/+1", "1/2/3"] {
+            assert_eq!(parse_lsn(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The stream below the protocol: a Unix socket, TCP, or TLS over TCP.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use walbench_phases::address::{Host, PostgresAddress, SslMode};
+
+/// Receive buffer asked of the kernel on TCP: what piles up there makes the walsender cheaper.
+const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// A write of a status update that takes longer has lost its server.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connected stream to a server.
+#[derive(Debug)]
+pub enum Transport {
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Transport {
+    /// Connects as the address says, encrypted as its policy says.
+    ///
+    /// # Errors
+    /// The server can't be reached, or refuses encryption that is required.
+    pub fn connect(
+        address: &PostgresAddress,
+        tls: Option<Arc<ClientConfig>>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        match &address.host {
+            Host::Unix(folder) => Self::connect_unix(folder, address.port),
+            Host::Tcp(host) => {
+                let stream = connect_tcp(host, address.port, timeout)?;
+                match tls {
+                    Some(config) => encrypt(stream, host, address.ssl.mode, config),
+                    None => Ok(Self::Tcp(stream)),
+                }
+            }
+        }
+    }
+
+    fn connect_unix(folder: &Path, port: u16) -> io::Result<Self> {
+        let stream = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}")))?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        Ok(Self::Unix(stream))
+    }
+
+    /// Bounds how long a read waits; `None` waits for ever.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_read_timeout(timeout),
+            Self::Tcp(stream) => stream.set_read_timeout(timeout),
+            Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
+        }
+    }
+
+    /// Whether bytes wait inside the TLS layer, where polling the socket can't see them.
+    pub fn has_buffered(&mut self) -> bool {
+        match self {
+            Self::Unix(_) | Self::Tcp(_) => false,
+            Self::Tls(stream) => stream
+                .conn
+                .process_new_packets()
+                .is_ok_and(|state| state.plaintext_bytes_to_read() > 0),
+        }
+    }
+}
+
+fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => {
+                let socket = socket2::SockRef::from(&stream);
+                socket.set_tcp_nodelay(true)?;
+                socket.set_keepalive(true)?;
+                // A smaller buffer than asked for is slower, not wrong.
+                let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+                stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Asks for TLS as the protocol wants it (PostgreSQL manual, section 55.2.10).
+fn encrypt(
+    mut stream: TcpStream,
+    host: &str,
+    mode: SslMode,
+    config: Arc<ClientConfig>,
+) -> io::Result<Transport> {
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request)?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer)?;
+    match (answer[0], mode) {
+        (b'S', _) => {
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+            let mut stream = StreamOwned::new(connection, stream);
+            stream.conn.complete_io(&mut stream.sock)?;
+            Ok(Transport::Tls(Box::new(stream)))
+        }
+        (b'N', SslMode::Prefer) => Ok(Transport::Tcp(stream)),
+        (b'N', _) => Err(io::Error::other("the server does not offer TLS, which sslmode requires")),
+        (other, _) => {
+            let text = format!("the server answered the request for TLS with {other:#04x}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        }
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.sock.as_fd(),
+        }
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(out),
+            Self::Tcp(stream) => stream.read(out),
+            Self::Tls(stream) => stream.read(out),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.flush(),
+            Self::Tcp(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A consumer process: its life on the link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use walbench_metrics::clock::wall_us;
+use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
+use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
+use walbench_metrics::sample::Sample;
+use walbench_metrics::{Cuts, Failure, Window};
+use walbench_phases::Plan;
+use walbench_phases::address::PostgresAddress;
+
+use crate::batch::Bounds;
+use crate::catalogue::Catalogue;
+use crate::delivery::Delivered;
+use crate::flusher::Flusher;
+use crate::receiver::{Receiver, Settings};
+use crate::recorder::Recorder;
+use crate::replication::Connection;
+use crate::sink::Sink;
+
+/// What a consumer needs to get ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The run, as its stamps carry it.
+    pub run: u64,
+    /// The source, database included.
+    pub address: PostgresAddress,
+    /// The plan.
+    pub plan: Plan,
+    /// The slot to stream; it exists.
+    pub slot: String,
+    /// The publication to stream; it exists.
+    pub publication: String,
+    /// Subtracted from this machine's clock to have the orchestrator's, in µs.
+    pub clock_correction_us: i64,
+    /// Subtracted from the server's clock to have the orchestrator's, in µs.
+    pub server_correction_us: i64,
+}
+
+type In = ToWorker<Prepare>;
+type Out = FromWorker<Delivered>;
+
+/// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone.
+///
+/// # Errors
+/// The consumer can't go on; the orchestrator was told, if it still listens.
+pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result<(), Failure> {
+    let ended = converse(&mut reader, &mut writer).await;
+    match ended {
+        Ok(()) | Err(End::Alone(LinkError::Closed | LinkError::Truncated { .. })) => Ok(()),
+        Err(End::Alone(error)) => {
+            let failure = Failure::new("the link to the orchestrator broke").caused_by(&error);
+            let _ = writer.send(&Out::Failed(failure.clone())).await;
+            Err(failure)
+        }
+        Err(End::Failed(failure)) => {
+            let _ = writer.send(&Out::Failed(failure.clone())).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Why a consumer ends before it was told to.
+enum End {
+    /// The orchestrator is gone or speaks nonsense.
+    Alone(LinkError),
+    /// Its own work failed.
+    Failed(Failure),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Alone(error)
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+async fn converse(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Result<(), End> {
+    let (worker, prepare) = greet(reader, writer).await?;
+    let mut follower = Follower::start(worker, prepare).await?;
+    writer.send(&Out::Ready).await?;
+    follower.follow(reader, writer).await
+}
+
+/// Everything up to `Prepare`.
+async fn greet(
+    reader: &mut WorkerReader,
+    writer: &mut WorkerWriter,
+) -> Result<(String, Prepare), End> {
+    let mut name = None;
+    loop {
+        match (reader.recv::<In>().await?, name.take()) {
+            (In::Hello { protocol, worker }, None) => {
+                check_version(protocol)?;
+                name = Some(worker);
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                let (protocol, pid) = (PROTOCOL_VERSION, std::process::id());
+                writer.send(&Out::Hello { protocol, version, pid }).await?;
+            }
+            (In::Ping { sent_us }, Some(worker)) => {
+                name = Some(worker);
+                writer.send(&Out::Pong { sent_us, now_us: wall_us() }).await?;
+            }
+            (In::Prepare(prepare), Some(worker)) => return Ok((worker, prepare)),
+            (other, _) => return Err(unexpected("a greeting, then Prepare", &other).into()),
+        }
+    }
+}
+
+fn unexpected(expected: &'static str, got: &In) -> LinkError {
+    let got = format!("{got:?}").chars().take(80).collect();
+    LinkError::Unexpected { expected, got }
+}
+
+/// A consumer that streams.
+struct Follower {
+    plan: Plan,
+    flusher: Arc<Flusher>,
+    receiver: oneshot::Receiver<Result<(), Failure>>,
+    phase: u32,
+    cuts: Option<Cuts>,
+}
+
+impl Follower {
+    async fn start(worker: String, prepare: Prepare) -> Result<Self, Failure> {
+        let consumer = &prepare.plan.consumer;
+        let correction_us = prepare.clock_correction_us;
+        let recorder =
+            Recorder::new(worker.clone(), consumer.record_timings, wall_us() - correction_us);
+        let concurrency = consumer.max_flush_concurrency as usize;
+        let flusher = Flusher::new(Sink::mock(consumer)?, concurrency, recorder, correction_us)
+            .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
+        let plan = prepare.plan.clone();
+        let (connected, receiver) = spawn_receiver(worker, prepare, flusher.clone())?;
+        connected.await.unwrap_or_else(|_| Err(Failure::new("the receiving thread died")))?;
+        Ok(Self { plan, flusher, receiver, phase: 0, cuts: None })
+    }
+
+    async fn follow(
+        &mut self,
+        reader: &mut WorkerReader,
+        writer: &mut WorkerWriter,
+    ) -> Result<(), End> {
+        loop {
+            let cut = self.until_cut();
+            tokio::select! {
+                message = reader.recv::<In>() => match message? {
+                    In::Start(start) => self.start_phase(start),
+                    In::Finish(finish) => self.finish_phase(finish, writer).await?,
+                    In::Ping { sent_us } => {
+                        writer.send(&Out::Pong { sent_us, now_us: wall_us() }).await?;
+                    }
+                    In::Stop => return self.stop(writer).await,
+                    other => return Err(unexpected("Start, Finish or Stop", &other).into()),
+                },
+                ended = &mut self.receiver => return Err(End::Failed(receiver_end(ended))),
+                () = cut => self.sample(writer).await?,
+            }
+        }
+    }
+
+    /// Completes at the next cut; never between phases.
+    fn until_cut(&self) -> impl Future<Output = ()> + use<> {
+        let wait_us = self.cuts.map(|cuts| {
+            let now_us = self.flusher.now_us();
+            cuts.next_after(now_us) - now_us
+        });
+        async move {
+            match wait_us {
+                None => std::future::pending().await,
+                Some(us) => tokio::time::sleep(Duration::from_micros(us.unsigned_abs())).await,
+            }
+        }
+    }
+
+    fn start_phase(&mut self, start: PhaseStart) {
+        let PhaseStart { phase, start_us } = start;
+        let Some(planned) = self.plan.phases.get(phase as usize) else { return };
+        self.phase = phase;
+        self.cuts = Some(Cuts::new(start_us, planned.warmup_sec, planned.duration_sec));
+        // What came between the phases belongs to neither.
+        self.flusher.sample(phase, Window::Warmup);
+    }
+
+    async fn sample(&self, writer: &mut WorkerWriter) -> Result<(), LinkError> {
+        let now_us = self.flusher.now_us();
+        let window = self.cuts.map_or(Window::Drain, |cuts| cuts.window_at(now_us));
+        for sample in self.flusher.sample(self.phase, window) {
+            writer.send(&Out::Sample(Sample::Consumer(Box::new(sample)))).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_phase(
+        &mut self,
+        finish: Finish,
+        writer: &mut WorkerWriter,
+    ) -> Result<(), LinkError> {
+        self.flusher.ask_to_cut();
+        self.sample(writer).await?;
+        self.cuts = None;
+        writer.send(&Out::Finished { phase: finish.phase }).await
+    }
+
+    async fn stop(&mut self, writer: &mut WorkerWriter) -> Result<(), End> {
+        self.flusher.ask_to_stop();
+        if let Ok(Err(failure)) = (&mut self.receiver).await {
+            return Err(failure.into());
+        }
+        writer.send(&Out::Done(self.flusher.delivered())).await?;
+        Ok(())
+    }
+}
+
+type Outcome = oneshot::Receiver<Result<(), Failure>>;
+
+/// Starts the receiving thread; the first outcome is that of connecting, the second that of the
+/// stream.
+fn spawn_receiver(
+    worker: String,
+    prepare: Prepare,
+    flusher: Arc<Flusher>,
+) -> Result<(Outcome, Outcome), Failure> {
+    let (connected_tx, connected) = oneshot::channel();
+    let (ended_tx, ended) = oneshot::channel();
+    let receive = move || {
+        let receiver = match connect(&worker, &prepare, flusher) {
+            Ok(receiver) => receiver,
+            Err(failure) => return drop(connected_tx.send(Err(failure))),
+        };
+        let _ = connected_tx.send(Ok(()));
+        let _ = ended_tx.send(receiver.run());
+    };
+    std::thread::Builder::new()
+        .name("receiver".into())
+        .spawn(receive)
+        .map_err(|e| Failure::new("the receiving thread can't be started").caused_by(&e))?;
+    Ok((connected, ended))
+}
+
+fn connect(worker: &str, prepare: &Prepare, flusher: Arc<Flusher>) -> Result<Receiver, Failure> {
+    let Prepare { address, plan, slot, publication, run, server_correction_us, .. } = prepare;
+    let failed = |e: crate::replication::ReplicationError| e.into_failure();
+    let mut connection =
+        Connection::open(address, &format!("walbench {worker}")).map_err(failed)?;
+    let catalogue = Catalogue::read(&mut connection, publication).map_err(failed)?;
+    let catalogue = catalogue.ok_or_else(|| {
+        Failure::new(format!("publication \"{publication}\" does not exist in {address}"))
+    })?;
+    connection.start(slot, publication).map_err(failed)?;
+    let consumer = &plan.consumer;
+    let settings = Settings {
+        bounds: Bounds {
+            rows: consumer.flush_batch_size.into(),
+            bytes: consumer.flush_batch_bytes,
+            age: Duration::from_millis(consumer.flush_interval_ms),
+        },
+        max_in_flight_bytes: consumer.max_in_flight_bytes,
+        run: *run,
+        server_correction_us: *server_correction_us,
+    };
+    Ok(Receiver::new(connection, catalogue, flusher, &settings))
+}
+
+fn receiver_end(ended: Result<Result<(), Failure>, oneshot::error::RecvError>) -> Failure {
+    match ended {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(())) => Failure::new("the receiving thread stopped by itself"),
+        Err(_) => Failure::new("the receiving thread died"),
+    }
+}

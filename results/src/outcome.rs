@@ -1,0 +1,98 @@
+//! What the orchestrator knows of a run beside the samples.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use walbench_metrics::ledger::Ledger;
+
+/// How a run went. With the plan, the environment and `samples.jsonl` it holds everything that
+/// figures and verdicts are computed from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunOutcome {
+    /// Name of the run's folder.
+    pub run_id: String,
+    /// When the run started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// The phases that started, in the plan's order.
+    pub phases: Vec<PhaseOutcome>,
+    /// What PostgreSQL acknowledged, one ledger a producer.
+    pub acknowledged: Vec<Ledger>,
+    /// Transactions whose outcome could not be found out, one ledger a producer.
+    pub unknown: Vec<Ledger>,
+    /// What arrived, one account a consumer.
+    pub delivered: Vec<Delivered>,
+    /// Rows counted in the destination; empty when nothing could be counted (a mock without
+    /// tables).
+    pub table_rows: Vec<TableRows>,
+    /// The user interrupted the run.
+    pub interrupted: bool,
+    /// The component that failed and ended the run, in a sentence.
+    pub failure: Option<String>,
+}
+
+/// How a phase went. Times are µs since the Unix epoch on the orchestrator's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseOutcome {
+    /// Index in the plan.
+    pub index: u32,
+    /// Start of the phase, warm-up included.
+    pub started_us: i64,
+    /// End of the warm-up: start of the measured window.
+    pub measured_from_us: i64,
+    /// End of the measured window by the plan.
+    pub scheduled_end_us: i64,
+    /// When the producers had all rows acknowledged or given up; `None` if they never had.
+    pub producers_done_us: Option<i64>,
+    /// When the phase's last row was acknowledged by the sink; `None` if it never was.
+    pub drained_us: Option<i64>,
+    /// How the drain ended.
+    pub drain: DrainVerdict,
+    /// PostgreSQL's WAL position at the start of the measured window.
+    pub wal_start_lsn: Option<u64>,
+    /// PostgreSQL's WAL position when the producers were done.
+    pub wal_end_lsn: Option<u64>,
+    /// The phase ran to its end, drain included.
+    pub completed: bool,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainVerdict {
+    /// Every row arrived.
+    Drained,
+    /// Rows were missing after `limits.drain_sec`.
+    TimedOut,
+    /// The run was ended before.
+    Interrupted,
+    /// No row was written, or none that walbench can wait for.
+    NotNeeded,
+}
+
+/// What arrived at one consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// Distinct complete transactions and their distinct row versions.
+    pub ledger: Ledger,
+    /// Row versions that arrived again.
+    pub duplicated_rows: u64,
+    /// Transactions received with a commit position not above the one before, within a connection.
+    pub out_of_order: u64,
+    /// Row versions of transactions that did not arrive completely.
+    pub incomplete_rows: u64,
+    /// Row versions without a stamp of this run.
+    pub unstamped_rows: u64,
+}
+
+/// Rows of one destination table at the end of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TableRows {
+    /// Name of the table.
+    pub table: String,
+    /// Rows there must be: acknowledged inserts minus acknowledged deletes.
+    pub expected: u64,
+    /// Rows there are, each key once.
+    pub counted: u64,
+}

@@ -1,0 +1,314 @@
+//! All samples of a run, merged as they come.
+
+use std::collections::BTreeMap;
+
+use walbench_metrics::Timing;
+use walbench_metrics::Window;
+use walbench_metrics::sample::{
+    ConsumerCounts, ConsumerSample, Interval, Lag, PostgresState, ProcessUse, ProducerCounts,
+    ProducerSample, ResourceSample, Role, Sample, SlotState,
+};
+use walbench_phases::Plan;
+use walbench_phases::schedule::Shape;
+
+use crate::outcome::RunOutcome;
+
+/// All samples of a run, merged. Its size depends on the plan's phases and workers, not on how
+/// long they run; the order in which samples come makes no difference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tally {
+    phases: Vec<PhaseTally>,
+    unplaced: u64,
+}
+
+/// The samples of one phase.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseTally {
+    /// Length of warm-up and measured window, in µs.
+    length_us: i64,
+    /// End of the measured window by the plan, in µs since the Unix epoch; `None` until the phase
+    /// starts.
+    end_us: Option<i64>,
+    /// End of the latest sample of the measured window, in µs since the Unix epoch: rows of the
+    /// window may be delivered long after it.
+    pub last_measured_us: Option<i64>,
+    /// Producers, by window.
+    pub producers: BTreeMap<Window, ProducerTally>,
+    /// Consumers, by window.
+    pub consumers: BTreeMap<Window, ConsumerTally>,
+    /// Processes and server, by window.
+    pub resources: BTreeMap<Window, ResourceTally>,
+}
+
+/// What the producers did in one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProducerTally {
+    /// All workers' counters.
+    pub counts: ProducerCounts,
+    /// Failed attempts by SQLSTATE.
+    pub errors: BTreeMap<String, u64>,
+    /// Due → sent; kept for the measured window alone, as all timings.
+    pub lateness: Timing,
+    /// Sent → acknowledged.
+    pub service: Timing,
+    /// Due → acknowledged.
+    pub response: Timing,
+    /// Rows by worker.
+    pub rows_by_worker: BTreeMap<String, u64>,
+    /// End of the latest sample that holds rows, in µs since the Unix epoch.
+    pub last_us: Option<i64>,
+}
+
+/// What the consumers did in one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConsumerTally {
+    /// All workers' counters.
+    pub counts: ConsumerCounts,
+    /// Rows that the sink acknowledged after the measured window's end.
+    pub rows_after_end: u64,
+    /// Time of one flush.
+    pub flush: Timing,
+    /// Lag by stage.
+    pub lag: Lag,
+    /// Rows by worker.
+    pub rows_by_worker: BTreeMap<String, u64>,
+}
+
+/// What processes and the server used in one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResourceTally {
+    /// Every process by role and name.
+    pub processes: BTreeMap<(Role, String), ProcessTally>,
+    /// State of the server; `None` when it never answered.
+    pub postgres: Option<PostgresTally>,
+}
+
+/// One process in one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessTally {
+    /// CPU time used, in µs.
+    pub cpu_us: u64,
+    /// Time in which it was used, in µs.
+    pub wall_us: u64,
+    /// Most resident memory, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// The source server's state over one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresTally {
+    /// Lowest and highest WAL position.
+    pub wal_lsn: (u64, u64),
+    /// Largest lag of a slot, in bytes.
+    pub slot_lag_bytes_max: u64,
+    /// Most WAL kept for a slot, in bytes.
+    pub retained_bytes_max: u64,
+    /// Fewest and most bytes spilled since the slot was made, by slot.
+    pub spill_bytes: BTreeMap<String, (u64, u64)>,
+    /// When, in µs since the Unix epoch, and the largest slot's lag then: at the first sample.
+    pub first_lag: (i64, u64),
+    /// The same at the last sample.
+    pub last_lag: (i64, u64),
+}
+
+impl Tally {
+    /// An empty tally of the plan's phases.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        let phases = plan.phases.iter().map(|phase| PhaseTally::new(&Shape::new(phase))).collect();
+        Self { phases, unplaced: 0 }
+    }
+
+    /// Says when a phase starts (warm-up included), in µs since the Unix epoch: before any of its
+    /// samples is added, so that rows delivered after its end are told from those before.
+    pub fn phase_starts(&mut self, phase: u32, start_us: i64) {
+        if let Some(tally) = self.phases.get_mut(phase as usize) {
+            tally.end_us = Some(start_us.saturating_add(tally.length_us));
+        }
+    }
+
+    /// Adds a sample.
+    pub fn add(&mut self, sample: &Sample) {
+        let Some(phase) = self.phases.get_mut(sample.interval().phase as usize) else {
+            self.unplaced += 1;
+            return;
+        };
+        phase.see(sample.interval());
+        match sample {
+            Sample::Producer(sample) => phase.add_producer(sample),
+            Sample::Consumer(sample) => phase.add_consumer(sample),
+            Sample::Resources(sample) => phase.add_resources(sample),
+        }
+    }
+
+    /// The tally of a finished run, from the samples it left.
+    pub fn replay<'a>(
+        plan: &Plan,
+        outcome: &RunOutcome,
+        samples: impl IntoIterator<Item = &'a Sample>,
+    ) -> Self {
+        let mut tally = Self::new(plan);
+        for phase in &outcome.phases {
+            tally.phase_starts(phase.index, phase.started_us);
+        }
+        for sample in samples {
+            tally.add(sample);
+        }
+        tally
+    }
+
+    /// The samples of the phase with this index in the plan.
+    #[must_use]
+    pub fn phase(&self, index: u32) -> Option<&PhaseTally> {
+        self.phases.get(index as usize)
+    }
+
+    /// Samples of phases that the plan does not have.
+    #[must_use]
+    pub fn unplaced(&self) -> u64 {
+        self.unplaced
+    }
+}
+
+impl PhaseTally {
+    fn new(shape: &Shape) -> Self {
+        Self {
+            length_us: i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX),
+            end_us: None,
+            last_measured_us: None,
+            producers: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            resources: BTreeMap::new(),
+        }
+    }
+
+    fn see(&mut self, interval: Interval) {
+        if interval.window == Window::Measured {
+            self.last_measured_us = self.last_measured_us.max(Some(interval.end_us));
+        }
+    }
+
+    fn add_producer(&mut self, sample: &ProducerSample) {
+        let ProducerSample { worker, interval, counts, lateness, service, response, errors } =
+            sample;
+        let tally = self.producers.entry(interval.window).or_default();
+        tally.counts.merge(counts);
+        for (code, count) in errors {
+            *tally.errors.entry(code.clone()).or_default() += count;
+        }
+        *tally.rows_by_worker.entry(worker.clone()).or_default() += counts.rows;
+        if counts.rows > 0 {
+            tally.last_us = tally.last_us.max(Some(interval.end_us));
+        }
+        if interval.window == Window::Measured {
+            tally.lateness.merge(lateness);
+            tally.service.merge(service);
+            tally.response.merge(response);
+        }
+    }
+
+    fn add_consumer(&mut self, sample: &ConsumerSample) {
+        // The position is for the live view; what it becomes stands in the server's slots.
+        let ConsumerSample { worker, interval, counts, flush, lag, position: _ } = sample;
+        let after_end = self.is_after_end(*interval);
+        let tally = self.consumers.entry(interval.window).or_default();
+        tally.counts.merge(counts);
+        *tally.rows_by_worker.entry(worker.clone()).or_default() += counts.rows;
+        if after_end {
+            tally.rows_after_end += counts.rows;
+        }
+        if interval.window == Window::Measured {
+            tally.flush.merge(flush);
+            tally.lag.merge(lag);
+        }
+    }
+
+    /// Samples are cut at the window's end, but clocks are read a moment after they were aimed at:
+    /// the middle of the interval says surely on which side of the cut it is.
+    fn is_after_end(&self, interval: Interval) -> bool {
+        let middle_us = interval.start_us + (interval.end_us - interval.start_us) / 2;
+        self.end_us.is_some_and(|end_us| middle_us >= end_us)
+    }
+
+    fn add_resources(&mut self, sample: &ResourceSample) {
+        let ResourceSample { interval, processes, postgres } = sample;
+        let tally = self.resources.entry(interval.window).or_default();
+        let wall_us = u64::try_from(interval.end_us - interval.start_us).unwrap_or_default();
+        for process in processes {
+            tally.add_process(process, wall_us);
+        }
+        if let Some(state) = postgres {
+            let now = PostgresTally::new(state, interval.end_us);
+            match &mut tally.postgres {
+                Some(tally) => tally.merge(now),
+                none => *none = Some(now),
+            }
+        }
+    }
+}
+
+impl ResourceTally {
+    fn add_process(&mut self, process: &ProcessUse, wall_us: u64) {
+        let ProcessUse { name, role, cpu_us, rss_bytes } = process;
+        self.processes.entry((*role, name.clone())).or_default().merge(&ProcessTally {
+            cpu_us: *cpu_us,
+            wall_us,
+            max_rss_bytes: *rss_bytes,
+        });
+    }
+}
+
+impl ProcessTally {
+    /// Adds what the process used at another time.
+    pub fn merge(&mut self, other: &Self) {
+        let Self { cpu_us, wall_us, max_rss_bytes } = other;
+        self.cpu_us += cpu_us;
+        self.wall_us += wall_us;
+        self.max_rss_bytes = self.max_rss_bytes.max(*max_rss_bytes);
+    }
+}
+
+impl PostgresTally {
+    fn new(state: &PostgresState, at_us: i64) -> Self {
+        let PostgresState { wal_lsn, slots } = state;
+        let lag = slots.iter().map(|slot| slot.lag_bytes).max().unwrap_or_default();
+        let spilled = |slot: &SlotState| {
+            (slot.name.clone(), (slot.spill_bytes, slot.spill_bytes))
+        };
+        Self {
+            wal_lsn: (*wal_lsn, *wal_lsn),
+            slot_lag_bytes_max: lag,
+            retained_bytes_max: slots.iter().map(|s| s.retained_bytes).max().unwrap_or_default(),
+            spill_bytes: slots.iter().map(spilled).collect(),
+            first_lag: (at_us, lag),
+            last_lag: (at_us, lag),
+        }
+    }
+
+    /// Adds the server's state at another time.
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            wal_lsn,
+            slot_lag_bytes_max,
+            retained_bytes_max,
+            spill_bytes,
+            first_lag,
+            last_lag,
+        } = other;
+        self.wal_lsn = widened(self.wal_lsn, wal_lsn);
+        self.slot_lag_bytes_max = self.slot_lag_bytes_max.max(slot_lag_bytes_max);
+        self.retained_bytes_max = self.retained_bytes_max.max(retained_bytes_max);
+        for (slot, range) in spill_bytes {
+            self.spill_bytes
+                .entry(slot)
+                .and_modify(|ours| *ours = widened(*ours, range))
+                .or_insert(range);
+        }
+        self.first_lag = self.first_lag.min(first_lag);
+        self.last_lag = self.last_lag.max(last_lag);
+    }
+}
+
+fn widened((low, high): (u64, u64), (other_low, other_high): (u64, u64)) -> (u64, u64) {
+    (low.min(other_low), high.max(other_high))
+}
