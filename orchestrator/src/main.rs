@@ -1,1 +1,90 @@
-fn main() {}
+//! walbench: load-tests, profiles and proves a PostgreSQL → ClickHouse replication pipeline.
+//!
+//! ```text
+//! cli ─► commands ─► run ─┬─► postgres   servers and databases, ours only
+//!                         ├─► worker     processes of this executable, by their link
+//!                         ├─► watch      what they use
+//!                         └─► live       what the user sees meanwhile
+//! ```
+//!
+//! The same executable is the producer, the consumer and the keeper of a private server: the hidden
+//! verb `worker` says which. This room alone knows all others; it knows nothing of pgoutput or
+//! RowBinary.
+
+mod clean;
+mod cli;
+mod environment;
+mod ending;
+mod live;
+mod plan;
+mod postgres;
+mod run;
+mod signals;
+mod watch;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, SchemaOf, WorkerRole};
+use crate::ending::Ending;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, not errors: clap knows where each goes.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { ending::USAGE } else { 0 });
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(ending) => {
+            eprintln!("{}", ending.message);
+            ExitCode::from(ending.code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<u8, Ending> {
+    match command {
+        Command::Run(args) => runtime(2)?.block_on(run::run(&args)),
+        Command::Check(args) => plan::check(&args),
+        Command::Plans => plan::list(),
+        Command::Schema { of } => match of {
+            SchemaOf::Plan => ending::print_json(&walbench_phases::schema()),
+            SchemaOf::Metrics => ending::print_json(&walbench_results::schema()),
+        },
+        Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
+        Command::Worker { role, stdio } => serve(role, stdio),
+    }
+}
+
+/// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
+/// whose orchestrator is gone must not linger in a query.
+fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
+    let threads = if role == WorkerRole::Consumer { 2 } else { 1 };
+    let served = runtime(threads)?.block_on(async {
+        let (reader, writer) =
+            if stdio { walbench_metrics::link::from_stdio() } else { worker::own_end()? };
+        match role {
+            WorkerRole::Producer => walbench_producer::serve(reader, writer).await,
+            WorkerRole::Consumer => walbench_consumer::serve(reader, writer).await,
+            WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
+        }
+    });
+    if let Err(failure) = &served {
+        eprintln!("{failure}");
+    }
+    std::process::exit(if served.is_ok() { 0 } else { ending::COMPONENT.into() })
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Ending> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|e| Ending::component(walbench_metrics::Failure::new("no runtime").caused_by(&e)))
+}

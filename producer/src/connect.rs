@@ -178,12 +178,14 @@ fn set_parameter(config: &mut Config, name: &str, value: &str) -> Result<(), Con
             config.keepalives_retries(count);
         }
         "tcp_user_timeout" => _ = config.tcp_user_timeout(Duration::from_millis(number()?)),
-        "channel_binding" => config.channel_binding(match value {
-            "disable" => ChannelBinding::Disable,
-            "prefer" => ChannelBinding::Prefer,
-            "require" => ChannelBinding::Require,
-            _ => return Err(refuse("disable, prefer or require is expected")),
-        }),
+        "channel_binding" => {
+            config.channel_binding(match value {
+                "disable" => ChannelBinding::Disable,
+                "prefer" => ChannelBinding::Prefer,
+                "require" => ChannelBinding::Require,
+                _ => return Err(refuse("disable, prefer or require is expected")),
+            });
+        }
         "target_session_attrs" => {
             config.target_session_attrs(match value {
                 "any" => TargetSessionAttrs::Any,

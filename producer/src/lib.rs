@@ -7,16 +7,22 @@
 //! - [`write`]: a transaction on the wire.
 //!
 //! ```text
-//! serve ── phase start ──► pace ×connections ── batch ──► write ──► PostgreSQL
-//!   ▲                       │  (an OS thread each)          │
-//!   └── samples, ledger ────┴──── recorder ◄── outcome ─────┘
+//! serve ── phase ──► connection ×N, an OS thread each ── batch ──► write ──► PostgreSQL
+//!   ▲                     │                                          │
+//!   └─ samples, ledger ── crew, recorder ◄──────── outcome ──────────┘
 //! ```
 //!
 //! This crate knows nothing of replication or of the consumer.
 
+mod backoff;
 pub mod connect;
+mod connection;
+mod crew;
 pub mod prepare;
+mod recorder;
 mod serve;
+mod start;
+mod ticks;
 pub mod workload;
 pub mod write;
 

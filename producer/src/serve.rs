@@ -1,7 +1,22 @@
 //! The process's whole life, from the first message to the last.
 
-use walbench_metrics::Failure;
-use walbench_metrics::link::{WorkerReader, WorkerWriter};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
+use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
+use walbench_metrics::sample::{Interval, Sample};
+use walbench_metrics::{Failure, Window, clock};
+
+use crate::connection::Event;
+use crate::crew::{Crew, Run};
+use crate::prepare::{Done, Prepare};
+use crate::start;
+use crate::ticks::{next_tick, window_at};
 
 /// Serves the orchestrator until it says `Stop` or the link closes.
 ///
@@ -11,6 +26,284 @@ use walbench_metrics::link::{WorkerReader, WorkerWriter};
 /// # Errors
 ///
 /// What kept the producer from doing its work; it was told to the orchestrator if the link allowed.
-pub async fn serve(_reader: WorkerReader, _writer: WorkerWriter) -> Result<(), Failure> {
-    unimplemented!("being written")
+pub async fn serve(reader: WorkerReader, writer: WorkerWriter) -> Result<(), Failure> {
+    let mut server = Server::new(writer);
+    let result = server.run(reader).await;
+    // Whoever sleeps until a transaction is due wakes up for nothing.
+    if let Some(crew) = &server.crew {
+        crew.abandoned.store(true, Ordering::Relaxed);
+    }
+    match result {
+        Ok(()) | Err(End::Link(LinkError::Closed)) => Ok(()),
+        Err(End::Link(error)) => {
+            Err(Failure::new("the link to the orchestrator broke").caused_by(&error))
+        }
+        Err(End::Failed(failure)) => {
+            _ = server.send(FromWorker::Failed(failure.clone())).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Why a worker ends before it is asked to.
+enum End {
+    Link(LinkError),
+    Failed(Failure),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+struct Server {
+    writer: WorkerWriter,
+    worker: String,
+    preparing: Option<JoinHandle<Result<Arc<Crew>, Failure>>>,
+    crew: Option<Arc<Crew>>,
+    connections: Vec<Sender<Arc<Run>>>,
+    /// Connections that have not said yet that they are ready.
+    unready: usize,
+    running: Option<Running>,
+    stopping: bool,
+    events: UnboundedReceiver<Event>,
+    events_in: UnboundedSender<Event>,
+}
+
+/// The phase under way.
+struct Running {
+    run: Arc<Run>,
+    /// Connections that still have something to send.
+    busy: usize,
+    /// Up to where samples were taken, since the phase's start.
+    sampled: Duration,
+}
+
+impl Server {
+    fn new(writer: WorkerWriter) -> Self {
+        let (events_in, events) = unbounded_channel();
+        Self {
+            writer,
+            worker: String::new(),
+            preparing: None,
+            crew: None,
+            connections: Vec::new(),
+            unready: 0,
+            running: None,
+            stopping: false,
+            events,
+            events_in,
+        }
+    }
+
+    async fn send(&mut self, message: FromWorker<Done>) -> Result<(), LinkError> {
+        self.writer.send(&message).await
+    }
+
+    async fn run(&mut self, mut reader: WorkerReader) -> Result<(), End> {
+        loop {
+            let tick = self.running.as_ref().map(Running::next_tick);
+            tokio::select! {
+                message = reader.recv() => {
+                    if self.obey(message?).await? {
+                        return Ok(());
+                    }
+                }
+                prepared = joined(&mut self.preparing) => self.prepared(prepared?)?,
+                Some(event) = self.events.recv() => {
+                    if self.note(event).await? {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(tick) => self.tick().await?,
+            }
+        }
+    }
+
+    /// Does what the orchestrator says; `true` when that ends the worker.
+    async fn obey(&mut self, message: ToWorker<Prepare>) -> Result<bool, End> {
+        match message {
+            ToWorker::Hello { protocol, worker } => {
+                self.worker = worker;
+                check_version(protocol).map_err(|error| {
+                    Failure::new("this worker can't serve the orchestrator")
+                        .caused_by(&error)
+                        .hint("install the same version of walbench on every machine")
+                })?;
+                let version = env!("CARGO_PKG_VERSION").into();
+                let pid = std::process::id();
+                self.send(FromWorker::Hello { protocol: PROTOCOL_VERSION, version, pid }).await?;
+            }
+            ToWorker::Ping { sent_us } => {
+                self.send(FromWorker::Pong { sent_us, now_us: clock::wall_us() }).await?;
+            }
+            ToWorker::Prepare(prepare) => {
+                if self.preparing.is_some() || self.crew.is_some() {
+                    return Err(unexpected("Prepare when it was prepared already").into());
+                }
+                let worker = self.worker.clone();
+                self.preparing =
+                    Some(tokio::spawn(async move { start::prepare(prepare, &worker).await }));
+            }
+            ToWorker::Start(at) => self.start_phase(at)?,
+            ToWorker::Finish(finish) => {
+                // A phase that is over already was finished by its own length.
+                if let Some(running) = &self.running
+                    && running.run.at.phase == finish.phase
+                {
+                    running.run.finish();
+                }
+            }
+            ToWorker::Stop => return self.stop().await,
+        }
+        Ok(false)
+    }
+
+    fn prepared(&mut self, prepared: Result<Arc<Crew>, Failure>) -> Result<(), End> {
+        let crew = prepared?;
+        self.connections = start::start(&crew, &self.events_in)?;
+        self.unready = self.connections.len();
+        self.crew = Some(crew);
+        Ok(())
+    }
+
+    fn start_phase(&mut self, at: PhaseStart) -> Result<(), End> {
+        let Some(crew) = self.crew.as_ref().filter(|_| self.unready == 0) else {
+            return Err(unexpected("Start before it was ready").into());
+        };
+        if self.running.is_some() {
+            return Err(unexpected("Start in the middle of a phase").into());
+        }
+        let Some(run) = crew.run(at) else {
+            return Err(unexpected("Start of a phase that is not in the plan").into());
+        };
+        for connection in &self.connections {
+            // A connection that has ended says why itself.
+            _ = connection.send(Arc::clone(&run));
+        }
+        self.running = Some(Running { run, busy: self.connections.len(), sampled: Duration::ZERO });
+        Ok(())
+    }
+
+    /// Notes what a connection says; `true` when that ends the worker.
+    async fn note(&mut self, event: Event) -> Result<bool, End> {
+        match event {
+            Event::Ready => {
+                self.unready -= 1;
+                if self.unready == 0 {
+                    self.send(FromWorker::Ready).await?;
+                }
+            }
+            Event::PhaseDone => {
+                if let Some(running) = &mut self.running {
+                    running.busy -= 1;
+                    if running.busy == 0 {
+                        return self.finish_phase().await;
+                    }
+                }
+            }
+            Event::Failed(failure) => return Err(failure.into()),
+        }
+        Ok(false)
+    }
+
+    async fn finish_phase(&mut self) -> Result<bool, End> {
+        let Some(mut running) = self.running.take() else { return Ok(false) };
+        let now = running.run.start.elapsed();
+        self.sample(&mut running, now).await?;
+        self.send(FromWorker::Finished { phase: running.run.at.phase }).await?;
+        if self.stopping { self.stop().await } else { Ok(false) }
+    }
+
+    /// Ends the worker, after what is under way.
+    async fn stop(&mut self) -> Result<bool, End> {
+        if let (Some(running), Some(crew)) = (&self.running, &self.crew) {
+            crew.abandoned.store(true, Ordering::Relaxed);
+            running.run.finish();
+            self.stopping = true;
+            return Ok(false);
+        }
+        let done = self.crew.as_ref().map(|crew| crew.done()).unwrap_or_default();
+        self.send(FromWorker::Done(done)).await?;
+        Ok(true)
+    }
+
+    async fn tick(&mut self) -> Result<(), End> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let now = running.run.start.elapsed();
+        let (warmup, end) = (running.run.warmup, running.run.end());
+        // Late after a stall: one sample for the whole of it.
+        let mut tick = next_tick(running.sampled, warmup, end);
+        loop {
+            let next = next_tick(tick, warmup, end);
+            if next > now {
+                break;
+            }
+            tick = next;
+        }
+        let sampled = self.sample(&mut running, tick).await;
+        self.running = Some(running);
+        sampled
+    }
+
+    /// Sends what happened since the last sample: one sample for each window of which there is
+    /// something to say, and always one for the window the clock is in, as a sign of life.
+    async fn sample(&mut self, running: &mut Running, until: Duration) -> Result<(), End> {
+        let Some(crew) = &self.crew else { return Ok(()) };
+        let Running { run, sampled, .. } = running;
+        let current = window_at(*sampled, run.warmup, run.end());
+        let mut tallies = crew.recorder.collect();
+        let (start_us, end_us) = (run.moment_us(*sampled), run.moment_us(until));
+        *sampled = until;
+        for window in [Window::Warmup, Window::Measured, Window::Drain] {
+            let tally = match window {
+                // Rows are never due in the drain.
+                Window::Drain => crate::recorder::Tally::default(),
+                _ => std::mem::take(tallies.of(window)),
+            };
+            if !tally.is_empty() || window == current {
+                let interval = Interval { phase: run.at.phase, window, start_us, end_us };
+                let sample = tally.into_sample(&self.worker, interval);
+                let message = FromWorker::Sample(Sample::Producer(Box::new(sample)));
+                self.writer.send::<FromWorker<Done>>(&message).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    fn next_tick(&self) -> Instant {
+        self.run.start + next_tick(self.sampled, self.run.warmup, self.run.end())
+    }
+}
+
+fn unexpected(what: &str) -> Failure {
+    Failure::new(format!("the orchestrator told a producer to {what}"))
+        .hint("this is a fault in walbench: please report it")
+}
+
+/// The outcome of getting ready; never, when nobody is.
+async fn joined(
+    preparing: &mut Option<JoinHandle<Result<Arc<Crew>, Failure>>>,
+) -> Result<Result<Arc<Crew>, Failure>, Failure> {
+    let Some(task) = preparing else { return std::future::pending().await };
+    let result = task.await.map_err(|error| Failure::new("getting ready failed").caused_by(&error));
+    *preparing = None;
+    result
+}
+
+/// Sleeps until `moment`; for ever, when there is none.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -42,7 +42,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the facts of this machine, in some milliseconds.
+    /// Reads the facts of this machine; takes about a millisecond.
     #[must_use]
     pub fn read() -> Self {
         let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -2,11 +2,13 @@
 
 use walbench_metrics::Window;
 use walbench_metrics::sample::Role;
+use walbench_phases::plan::Distribution;
 
 use crate::environment::Environment;
 use crate::human;
 use crate::limit::{Busiest, Evidence};
 use crate::metrics_json::PhaseFigures;
+use crate::outcome::DrainVerdict;
 use crate::phase_figures::{PhaseSource, ratio};
 use crate::verdict::shortfall;
 
@@ -46,15 +48,21 @@ fn behind(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<String> {
     let PhaseFigures { duration_sec, consumer, producer, .. } = figures;
     let tally = source.tally.consumers.get(&Window::Measured)?;
     let within = consumer.rows.saturating_sub(tally.rows_after_end);
+    let receivers = match source.plan.consumer.distribution {
+        Distribution::All => source.plan.consumer.processes,
+        Distribution::Divided => 1,
+    };
     // Rows that never came are as far behind as it gets.
-    let written = producer.as_ref().map_or(0, |producer| producer.rows);
-    let left = written.max(consumer.rows).saturating_sub(within) as f64;
+    let written = producer.as_ref().map_or(0, |producer| producer.rows) * u64::from(receivers);
     let all = written.max(consumer.rows) as f64;
+    let left = all - within as f64;
     let left_sec = ratio(left * duration_sec, all)?;
-    let by_design =
-        source.plan.consumer.flush_interval_ms + source.plan.consumer.mock_delay_ms;
-    let fell_behind =
-        left > BACKLOG_SHARE * all && left_sec > BACKLOG_SEC + by_design as f64 / 1e3;
+    if source.outcome.drain == DrainVerdict::TimedOut {
+        let limit = human::sec(source.plan.limits.drain_sec);
+        return Some(format!("rows had not arrived {limit} after the phase's end"));
+    }
+    let by_design = source.plan.consumer.flush_interval_ms + source.plan.consumer.mock_delay_ms;
+    let fell_behind = left > BACKLOG_SHARE * all && left_sec > BACKLOG_SEC + by_design as f64 / 1e3;
     fell_behind.then(|| {
         format!(
             "the consumers fell behind: at the window's end they had {} of {} rows left, {} of load",
@@ -130,7 +138,11 @@ fn flushes(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<(f64, u32)
     let consumer = &source.plan.consumer;
     let allowed = consumer.max_flush_concurrency * consumer.processes;
     let flushing_sec = flush.mean? / 1e6 * flush.count as f64;
-    let passed_sec = figures.duration_sec + figures.drain_sec.unwrap_or_default();
+    let drain_sec = match source.outcome.drain {
+        DrainVerdict::TimedOut => source.plan.limits.drain_sec,
+        _ => figures.drain_sec.unwrap_or_default(),
+    };
+    let passed_sec = figures.duration_sec + drain_sec;
     Some((ratio(flushing_sec, f64::from(allowed) * passed_sec)?, allowed))
 }
 

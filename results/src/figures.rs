@@ -75,24 +75,18 @@ fn judged_phase(
 /// The first phase that was limited says what limited the run; else the last one, whose load a plan
 /// usually makes the highest.
 fn run_limit(phases: &[PhaseFigures]) -> Limit {
-    let measured = phases.iter().filter(|phase| phase.consumer.rows > 0);
-    let limited = phases.iter().find(|phase| {
-        !matches!(phase.limit.component, Component::None) && phase.producer_or_consumer_rows() > 0
-    });
-    match limited.or_else(|| measured.last()) {
-        None => {
-            Limit { component: Component::Unknown, evidence: "nothing was measured".into() }
-        }
+    let measured = || {
+        phases.iter().filter(|phase| {
+            phase.consumer.rows > 0 || phase.producer.as_ref().is_some_and(|p| p.rows > 0)
+        })
+    };
+    let limited = measured().find(|phase| phase.limit.component != Component::None);
+    match limited.or_else(|| measured().next_back()) {
+        None => Limit { component: Component::Unknown, evidence: "nothing was measured".into() },
         Some(phase) => Limit {
             component: phase.limit.component,
             evidence: format!("phase {}: {}", phase.name, phase.limit.evidence),
         },
-    }
-}
-
-impl PhaseFigures {
-    fn producer_or_consumer_rows(&self) -> u64 {
-        self.producer.as_ref().map_or(0, |producer| producer.rows) + self.consumer.rows
     }
 }
 
@@ -138,9 +132,9 @@ fn machine(environment: &Environment) -> String {
     let machine = &environment.machine;
     let servers: Vec<String> =
         environment.servers.iter().map(|s| format!("{} {}", s.name, s.version)).collect();
-    let load = machine.load_average.map_or_else(String::new, |[one, ..]| {
-        format!(", load average at the start {one:.2}")
-    });
+    let load = machine
+        .load_average
+        .map_or_else(String::new, |[one, ..]| format!(", load average at the start {one:.2}"));
     format!(
         "Machine: {}, {:.1} cores, {} of memory, kernel {}{load}. walbench {} ({} build). \
          Servers: {}.",

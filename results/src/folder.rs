@@ -100,7 +100,7 @@ impl RunFolder {
         Ok(SampleLog { path, writer: BufWriter::new(file), flushed: Instant::now() })
     }
 
-    /// Writes a file of the run: to a temporary name first, so that whoever looks finds the file
+    /// Writes the file `name` of the run (`profiles/a.svg` where that folder is there): to a temporary name first, so that whoever looks finds the file
     /// whole or not at all.
     ///
     /// # Errors
@@ -108,7 +108,8 @@ impl RunFolder {
     /// A file that can't be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<(), FolderError> {
         let path = self.path.join(name);
-        let partial = self.path.join(format!(".{name}.partial"));
+        let file_name = path.file_name().unwrap_or_default().display().to_string();
+        let partial = path.with_file_name(format!(".{file_name}.partial"));
         let written = private_file()
             .create(true)
             .truncate(true)
@@ -248,5 +249,103 @@ impl Iterator for Samples {
                 Some(Err(ReadError::Line { path: self.path.clone(), line: self.line, source }))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::passing_samples;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn folder() -> (tempfile::TempDir, RunFolder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&dir.path().join("runs"), "20260101T000000Z-x").unwrap();
+        (dir, folder)
+    }
+
+    fn read(path: &Path) -> (Vec<Result<Sample, ReadError>>, bool) {
+        let mut samples = read_samples(path).unwrap();
+        let read: Vec<_> = samples.by_ref().collect();
+        (read, samples.truncated())
+    }
+
+    #[test]
+    fn a_run_is_called_after_its_time_and_plan() {
+        let now = "2026-03-04T05:06:07.9+02:00".parse().unwrap();
+        assert_eq!(run_id(now, "quickstart"), "20260304T030607Z-quickstart");
+    }
+
+    #[test]
+    fn an_existing_run_is_never_written_over() {
+        let (dir, first) = folder();
+        first.write("metrics.json", "{}").unwrap();
+        let runs = dir.path().join("runs");
+        let second = RunFolder::create(&runs, "20260101T000000Z-x").unwrap();
+        let third = RunFolder::create(&runs, "20260101T000000Z-x").unwrap();
+        assert_eq!(second.id(), "20260101T000000Z-x-2");
+        assert_eq!(third.id(), "20260101T000000Z-x-3");
+        assert_eq!(fs::read_to_string(first.path().join("metrics.json")).unwrap(), "{}");
+    }
+
+    #[test]
+    fn everything_is_the_owners_alone() {
+        let (_dir, folder) = folder();
+        folder.write("metrics.json", "{}").unwrap();
+        drop(folder.samples().unwrap());
+        assert_eq!((mode(folder.path()), mode(&folder.logs())), (0o700, 0o700));
+        for name in ["metrics.json", "samples.jsonl"] {
+            assert_eq!(mode(&folder.path().join(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
+        let (_dir, folder) = folder();
+        folder.write("logs/a.txt", "long content").unwrap();
+        folder.write("logs/a.txt", "short").unwrap();
+        assert_eq!(fs::read_to_string(folder.logs().join("a.txt")).unwrap(), "short");
+        assert_eq!(fs::read_dir(folder.logs()).unwrap().count(), 1);
+        let error = folder.write("missing/a.txt", "").unwrap_err();
+        assert!(error.to_string().starts_with("can't write"), "{error}");
+    }
+
+    #[test]
+    fn samples_come_back_as_they_were() {
+        let (_dir, folder) = folder();
+        let samples = passing_samples();
+        let mut log = folder.samples().unwrap();
+        for (index, sample) in samples.iter().enumerate() {
+            if index % 2 == 0 {
+                log.append_sample(sample).unwrap();
+            } else {
+                log.append(&(serde_json::to_string(sample).unwrap() + "\n")).unwrap();
+            }
+        }
+        log.flush().unwrap();
+        assert!(folder.samples().is_err(), "the log is opened once");
+        let (read, truncated) = read(&folder.path().join("samples.jsonl"));
+        let read: Vec<Sample> = read.into_iter().map(Result::unwrap).collect();
+        assert_eq!((read, truncated), (samples, false));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_said_and_nonsense_is_an_error() {
+        let (_dir, folder) = folder();
+        let line = serde_json::to_string(&passing_samples()[0]).unwrap();
+        let path = folder.path().join("samples.jsonl");
+        fs::write(&path, format!("{line}\n{}", &line[..line.len() / 2])).unwrap();
+        let (cut, truncated) = read(&path);
+        assert_eq!((cut.len(), truncated), (1, true));
+        assert!(cut[0].is_ok());
+
+        fs::write(&path, format!("nonsense\n{line}\n")).unwrap();
+        let (odd, truncated) = read(&path);
+        assert!(!truncated && odd[0].is_err() && odd[1].is_ok());
     }
 }

@@ -21,10 +21,10 @@ mod human;
 pub mod limit;
 pub mod metrics_json;
 pub mod outcome;
+mod phase_figures;
 pub mod summary;
 pub mod tally;
 pub mod terminal;
-mod phase_figures;
 #[cfg(test)]
 mod testing;
 mod thresholds;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use walbench_metrics::Timing;
+use walbench_metrics::sample::Role;
 
 use crate::limit::Limit;
 use crate::outcome::DrainVerdict;
@@ -268,7 +269,8 @@ pub struct ProcessFigures {
     pub name: String,
     /// `producer`, `consumer`, `orchestrator`, `walsender` or `postgres` (the whole server,
     /// walsenders included).
-    pub role: String,
+    #[schemars(with = "String")]
+    pub role: Role,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// CPU time for each row of the process; of a server and of the orchestrator, for each row
@@ -301,4 +303,102 @@ pub struct ThresholdResult {
 #[must_use]
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(Metrics).to_value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn the_document_keeps_its_keys() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&testing::failing()).unwrap());
+    }
+
+    /// The keys that others rely on: DESIGN.md, section "metrics.json".
+    #[test]
+    fn the_promised_keys_are_there() {
+        let json = serde_json::to_value(testing::passing()).unwrap();
+        let promised: [(&str, &[&str]); 7] = [
+            ("", &["schema_version", "run_id", "name", "started_at", "verdict", "limit", "phases"]),
+            ("/phases/0", &["name", "target_throughput", "duration_sec", "verdict", "drain_sec"]),
+            (
+                "/phases/0/producer",
+                &[
+                    "rows",
+                    "inserts",
+                    "updates",
+                    "deletes",
+                    "transactions",
+                    "achieved_throughput",
+                    "errors",
+                    "late_rows",
+                    "lateness_us",
+                    "service_us",
+                    "response_us",
+                    "cpu_us_per_row",
+                    "max_rss_bytes",
+                ],
+            ),
+            (
+                "/phases/0/consumer",
+                &[
+                    "rows",
+                    "batches",
+                    "throughput",
+                    "bytes",
+                    "retries",
+                    "errors",
+                    "flush_us",
+                    "lag_us",
+                    "negative_lag_samples",
+                    "cpu_us_per_row",
+                    "max_rss_bytes",
+                ],
+            ),
+            (
+                "/phases/0/consumer/lag_us/commit_to_flushed",
+                &["count", "min", "p50", "p90", "p95", "p99", "p999", "max", "mean"],
+            ),
+            (
+                "/phases/0/postgres",
+                &["walsender_cpu_us_per_row", "cpu_seconds", "slot_lag_bytes_max", "wal_bytes"],
+            ),
+            (
+                "/verification",
+                &[
+                    "expected_rows",
+                    "delivered_rows",
+                    "lost",
+                    "duplicated",
+                    "out_of_order",
+                    "wrong",
+                    "verdict",
+                ],
+            ),
+        ];
+        for (place, keys) in promised {
+            for key in keys {
+                let value = json.pointer(place).and_then(|object| object.get(key));
+                assert!(value.is_some_and(|value| !value.is_null()), "{place}/{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_schema_keeps_its_keys() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&schema()).unwrap());
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_fits_the_schema() {
+        let validator = jsonschema::validator_for(&schema()).unwrap();
+        for metrics in
+            [testing::passing(), testing::failing(), testing::invalid(), testing::interrupted()]
+        {
+            let json = serde_json::to_value(&metrics).unwrap();
+            assert!(validator.is_valid(&json), "{:?}", validator.validate(&json).err());
+            assert_eq!(serde_json::from_value::<Metrics>(json).unwrap(), metrics);
+        }
+    }
 }

@@ -57,6 +57,13 @@ pub struct PhaseOutcome {
     pub completed: bool,
 }
 
+impl PhaseOutcome {
+    /// Nobody cut the phase short: its window was run and its drain ended by itself.
+    pub(crate) fn ran_to_its_end(&self) -> bool {
+        self.completed || self.drain == DrainVerdict::TimedOut
+    }
+}
+
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

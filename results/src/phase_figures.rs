@@ -44,7 +44,7 @@ impl<'a> PhaseSource<'a> {
         PhaseFigures {
             name: phase.name.clone(),
             target_throughput: phase.target_throughput,
-            planned_throughput: self.planned_rows() / phase.duration_sec,
+            planned_throughput: ratio(self.planned_rows(), phase.duration_sec).unwrap_or(0.0),
             duration_sec: self.duration_sec(),
             warmup_sec: phase.warmup_sec,
             verdict: Verdict::Inconclusive,
@@ -71,15 +71,10 @@ impl<'a> PhaseSource<'a> {
         Shape::new(self.phase).rows(Window::Measured)
     }
 
-    /// The whole measured window was run.
-    fn is_whole(self) -> bool {
-        self.outcome.completed || self.end_us() >= self.outcome.scheduled_end_us
-    }
-
     /// End of the measured window: as planned, or earlier where the run ended within it.
     fn end_us(self) -> i64 {
-        let PhaseOutcome { measured_from_us, scheduled_end_us, completed, .. } = *self.outcome;
-        if completed {
+        let PhaseOutcome { measured_from_us, scheduled_end_us, .. } = *self.outcome;
+        if self.outcome.ran_to_its_end() {
             return scheduled_end_us;
         }
         self.tally.last_measured_us.unwrap_or(measured_from_us).min(scheduled_end_us)
@@ -122,9 +117,9 @@ impl<'a> PhaseSource<'a> {
         let tally = self.measured_producers();
         let counts = tally.map(|tally| tally.counts).unwrap_or_default();
         let errors = tally.map(|tally| tally.errors.clone()).unwrap_or_default();
-        let timing = |pick: fn(&ProducerTally) -> TimingFigures| tally.map(pick).unwrap_or_default();
-        let due_rows =
-            counts.rows + counts.failed_rows + counts.unsent_rows + counts.unknown_rows;
+        let timing =
+            |pick: fn(&ProducerTally) -> TimingFigures| tally.map(pick).unwrap_or_default();
+        let due_rows = counts.rows + counts.failed_rows + counts.unsent_rows + counts.unknown_rows;
         let achieved = tally.and_then(|_| ratio(counts.rows as f64, self.sending_sec()));
         let due_rate = ratio(self.rows_to_hold(due_rows), self.duration_sec());
         let shortfall = |(achieved, due): (f64, f64)| {
@@ -162,7 +157,7 @@ impl<'a> PhaseSource<'a> {
     /// The plan's number is taken with its slack: a window holds whole transactions, and with
     /// Poisson arrivals their number varies by its square root (five of them, once in a million).
     fn rows_to_hold(self, due_rows: u64) -> f64 {
-        if !self.is_whole() {
+        if !self.outcome.ran_to_its_end() {
             return due_rows as f64;
         }
         let batch = f64::from(self.plan.producer.batch_size);
@@ -344,4 +339,141 @@ pub(crate) fn ratio(amount: f64, by: f64) -> Option<f64> {
 /// µs as seconds; a negative length, which two clocks can make, is none.
 fn seconds(us: i64) -> f64 {
     us.max(0) as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use walbench_metrics::sample::{Interval, ProducerCounts, Sample};
+
+    use super::*;
+    use crate::metrics_json::Metrics;
+    use crate::outcome::RunOutcome;
+    use crate::tally::Tally;
+    use crate::testing::{environment, outcome, passing_samples, plan, producer};
+
+    fn metrics(plan: &Plan, outcome: &RunOutcome, samples: &[Sample]) -> Metrics {
+        let tally = Tally::replay(plan, outcome, samples);
+        crate::metrics(plan, &tally, outcome, &environment())
+    }
+
+    /// The first phase's figures when its measured rows were written like this.
+    fn written(plan: &Plan, done_late_us: i64, samples: &[(u64, i64)]) -> PhaseFigures {
+        let mut outcome = outcome();
+        let end_us = outcome.phases[0].scheduled_end_us;
+        outcome.phases[0].producers_done_us = Some(end_us + done_late_us);
+        let start_us = outcome.phases[0].measured_from_us;
+        let at = Interval { phase: 0, window: Window::Measured, start_us, end_us };
+        let samples: Vec<Sample> =
+            samples.iter().map(|(rows, late_us)| producer(at, *rows, *late_us)).collect();
+        metrics(plan, &outcome, &samples).phases.remove(0)
+    }
+
+    fn achieved_and_short(figures: &PhaseFigures) -> (f64, f64) {
+        let producer = figures.producer.as_ref().unwrap();
+        (producer.achieved_throughput.unwrap().round(), producer.shortfall_percent.unwrap().round())
+    }
+
+    #[test]
+    fn slow_answers_are_no_shortfall() {
+        let figures = written(&plan(), 900_000, &[(10_000, 90)]);
+        assert_eq!(achieved_and_short(&figures), (1_000.0, 0.0));
+    }
+
+    #[test]
+    fn a_pause_that_was_made_up_for_is_no_shortfall() {
+        let figures = written(&plan(), 5_000, &[(8_000, 90), (2_000, 2_000_000)]);
+        assert_eq!(achieved_and_short(&figures), (1_000.0, 0.0));
+    }
+
+    #[test]
+    fn catching_up_after_the_end_is_a_shortfall() {
+        let figures = written(&plan(), 2_500_000, &[(5_000, 1_250_000), (5_000, 2_499_000)]);
+        assert_eq!(achieved_and_short(&figures), (800.0, 20.0));
+        assert_eq!(figures.verdict, Verdict::Invalid);
+    }
+
+    #[test]
+    fn rows_that_were_never_sent_are_a_shortfall() {
+        let mut outcome = outcome();
+        outcome.phases.truncate(1);
+        let mut samples = passing_samples();
+        for sample in &mut samples {
+            if let Sample::Producer(sample) = sample {
+                let ProducerCounts { rows, unsent_rows, .. } = &mut sample.counts;
+                (*rows, *unsent_rows) = (800, 200);
+            }
+        }
+        let figures = metrics(&plan(), &outcome, &samples).phases.remove(0);
+        assert_eq!(achieved_and_short(&figures), (800.0, 20.0));
+        assert_eq!(figures.verdict, Verdict::Invalid);
+        assert_eq!(figures.reasons.len(), 2, "{:?}", figures.reasons);
+    }
+
+    #[test]
+    fn a_worker_that_says_nothing_is_a_shortfall() {
+        let figures = written(&plan(), 0, &[(5_000, 90)]);
+        assert_eq!(achieved_and_short(&figures), (500.0, 50.0));
+    }
+
+    #[test]
+    fn chance_is_no_shortfall() {
+        let mut plan = plan();
+        plan.producer.arrivals = Arrivals::Poisson;
+        let figures = written(&plan, 0, &[(9_500, 90)]);
+        assert_eq!(achieved_and_short(&figures), (950.0, 0.0));
+        let figures = written(&plan, 0, &[(5_000, 90)]);
+        assert!(achieved_and_short(&figures).1 > 30.0);
+    }
+
+    #[test]
+    fn window_drain_and_both_have_rates_of_their_own() {
+        let figures = metrics(&plan(), &outcome(), &passing_samples()).phases.remove(0);
+        let consumer = &figures.consumer;
+        assert_eq!(consumer.rows, 10_000);
+        assert_eq!(consumer.throughput, Some(990.0));
+        assert_eq!(consumer.drain_throughput.map(f64::round), Some(667.0));
+        assert_eq!(consumer.end_to_end_throughput.map(f64::round), Some(985.0));
+    }
+
+    #[test]
+    fn a_drain_too_short_has_no_rate() {
+        let mut outcome = outcome();
+        outcome.phases[0].drained_us = Some(outcome.phases[0].scheduled_end_us + 50_000);
+        let figures = metrics(&plan(), &outcome, &passing_samples()).phases.remove(0);
+        assert_eq!(figures.drain_sec, Some(0.05));
+        assert_eq!(figures.consumer.drain_throughput, None);
+    }
+
+    #[test]
+    fn cpu_is_that_of_window_and_drain_and_not_of_the_warm_up() {
+        let figures = metrics(&plan(), &outcome(), &passing_samples()).phases.remove(0);
+        // 5 % of a core for 10 s and 2.5 % for the drain of 0.15 s, over 10,000 rows.
+        assert_eq!(figures.producer.unwrap().cpu_us_per_row, Some(50.375));
+        let postgres = figures.processes.iter().find(|p| p.role == Role::Postgres).unwrap();
+        assert_eq!(postgres.measured_cpu_share, Some(0.2));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_zero() {
+        let figures = metrics(&plan(), &outcome(), &[]).phases.remove(0);
+        let producer = figures.producer.as_ref().unwrap();
+        assert_eq!((producer.achieved_throughput, producer.cpu_us_per_row), (None, None));
+        assert_eq!(producer.lateness_us, TimingFigures::default());
+        assert_eq!(figures.consumer.throughput, None);
+        let outcome_knows =
+            PostgresFigures { wal_bytes: Some(12_000_000), ..PostgresFigures::default() };
+        assert_eq!(figures.postgres, outcome_knows);
+        assert_eq!(figures.verdict, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn without_producers_there_are_no_figures_of_them() {
+        let mut plan = plan();
+        plan.producer.enabled = false;
+        let samples: Vec<Sample> =
+            passing_samples().into_iter().filter(|s| !matches!(s, Sample::Producer(_))).collect();
+        let figures = metrics(&plan, &outcome(), &samples).phases.remove(0);
+        assert_eq!(figures.producer, None);
+        assert!(figures.consumer.throughput.is_some() && figures.postgres.cpu_us_per_row.is_some());
+    }
 }

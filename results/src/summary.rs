@@ -1,9 +1,357 @@
-//! `SUMMARY.md`: the document for a reader.
+//! `SUMMARY.md`: the document for a reader. Made of `metrics.json` alone.
 
-use crate::metrics_json::Metrics;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::human;
+use crate::metrics_json::{Metrics, PhaseFigures, TimingFigures};
+use crate::thresholds;
+use crate::verdict::Verdict;
 
 /// The content of `SUMMARY.md`.
 #[must_use]
 pub fn summary(metrics: &Metrics) -> String {
-    format!("# {}\n", metrics.name)
+    let mut parts = vec![head(metrics), overview(metrics)];
+    parts.extend(metrics.phases.iter().map(phase));
+    parts.push(verification(metrics));
+    if !metrics.thresholds.is_empty() {
+        parts.push(threshold_table(metrics));
+    }
+    parts.push(notes(metrics));
+    parts.push(rerun(metrics));
+    parts.join("\n")
+}
+
+/// What is said of the run, in a sentence: the verdict and the weightiest reason.
+pub(crate) fn sentence(metrics: &Metrics) -> String {
+    let verdict = metrics.verdict.word().to_uppercase();
+    if metrics.verdict == Verdict::Pass {
+        let rows = metrics.phases.iter().map(|phase| phase.consumer.rows).sum();
+        let rows = human::counted(rows, "measured row");
+        return format!("{verdict}: {rows} delivered, and every acknowledged row arrived");
+    }
+    let reason = metrics.reasons.first().map_or("no reason is known", String::as_str);
+    format!("{verdict}: {reason}")
+}
+
+/// A Markdown table. The first column is aligned left, all others right.
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut lines = format!("| {} |\n", head.join(" | "));
+    let _ = writeln!(lines, "|---|{}", "---:|".repeat(head.len() - 1));
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|cell| escaped(cell)).collect();
+        let _ = writeln!(lines, "| {} |", cells.join(" | "));
+    }
+    lines
+}
+
+/// Text that Markdown must not take for anything else: names and errors come from outside.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '|' | '*' | '`' | '<' | '[' | ']' | '\\' => safe.extend(['\\', c]),
+            '\n' | '\r' => safe.push(' '),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+fn bullets<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    texts.into_iter().fold(String::new(), |mut list, text| {
+        let _ = writeln!(list, "- {}", escaped(text));
+        list
+    })
+}
+
+fn head(metrics: &Metrics) -> String {
+    let Metrics { name, description, run_id, started_at, finished_at, limit, .. } = metrics;
+    let mut text = format!("# {}\n\n**{}**\n", escaped(name), escaped(&sentence(metrics)));
+    if metrics.reasons.len() > 1 {
+        let _ = write!(text, "\n{}", bullets(metrics.reasons.iter().skip(1)));
+    }
+    let _ = writeln!(text, "\nLimit: {}\n", escaped(&limit.evidence));
+    if !description.is_empty() {
+        let _ = writeln!(text, "{}\n", escaped(description));
+    }
+    let length = finished_at.duration_since(*started_at).as_secs_f64();
+    let started = started_at.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let _ = writeln!(text, "Run {}, {started}, {}.", escaped(run_id), human::sec(length));
+    text
+}
+
+fn overview(metrics: &Metrics) -> String {
+    let head = [
+        "phase",
+        "verdict",
+        "target rows/s",
+        "achieved rows/s",
+        "delivered rows/s",
+        "lag p50",
+        "lag p99",
+        "lag max",
+        "response p50",
+        "response p99",
+        "drain",
+        "consumer CPU/row",
+        "walsender CPU/row",
+    ];
+    let rows = metrics.phases.iter().map(|phase| {
+        let lag = &phase.consumer.lag_us.commit_to_flushed;
+        let response = phase.producer.as_ref().map(|p| p.response_us.clone()).unwrap_or_default();
+        let achieved = phase.producer.as_ref().and_then(|p| p.achieved_throughput);
+        vec![
+            phase.name.clone(),
+            phase.verdict.word().into(),
+            human::rate(phase.target_throughput),
+            human::rate(achieved),
+            human::rate(phase.consumer.throughput),
+            human::stat(lag.p50),
+            human::stat(lag.p99),
+            human::stat(lag.max),
+            human::stat(response.p50),
+            human::stat(response.p99),
+            human::sec(phase.drain_sec),
+            human::us_per_row(phase.consumer.cpu_us_per_row),
+            human::us_per_row(phase.postgres.walsender_cpu_us_per_row),
+        ]
+    });
+    format!(
+        "## Phases\n\n{}\nLag: commit in PostgreSQL to acknowledged by the sink. Response: due to \
+         acknowledged by PostgreSQL.\n",
+        table(&head, rows)
+    )
+}
+
+fn phase(phase: &PhaseFigures) -> String {
+    let mut text = format!("## Phase {}: {}\n\n", escaped(&phase.name), phase.verdict.word());
+    if !phase.reasons.is_empty() {
+        let _ = writeln!(text, "{}", bullets(&phase.reasons));
+    }
+    let _ = writeln!(text, "Limit: {}\n", escaped(&phase.limit.evidence));
+    for part in [timings(phase), rows(phase), processes(phase), postgres(phase)] {
+        let _ = writeln!(text, "{part}");
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn timings(phase: &PhaseFigures) -> String {
+    let head =
+        ["time", "count", "min", "p50", "p90", "p95", "p99", "p99.9", "max", "mean", "over 1 h"];
+    let consumer = &phase.consumer;
+    let lag = &consumer.lag_us;
+    let mut rows = Vec::new();
+    if let Some(producer) = &phase.producer {
+        rows.push(timing("lateness (due → sent)", &producer.lateness_us));
+        rows.push(timing("service (sent → acknowledged)", &producer.service_us));
+        rows.push(timing("response (due → acknowledged)", &producer.response_us));
+    }
+    rows.push(timing("lag: commit → received", &lag.commit_to_received));
+    rows.push(timing("lag: received → flushed", &lag.received_to_flushed));
+    rows.push(timing("lag: commit → flushed", &lag.commit_to_flushed));
+    rows.push(timing("lag: due → flushed", &lag.due_to_flushed));
+    rows.push(timing("flush (one batch)", &consumer.flush_us));
+    table(&head, rows)
+}
+
+fn timing(name: &str, timing: &TimingFigures) -> Vec<String> {
+    let TimingFigures { count, min, p50, p90, p95, p99, p999, max, mean, over } = timing;
+    let mut row = vec![name.into(), human::count(*count)];
+    row.extend([min, p50, p90, p95, p99, p999, max].map(|us| human::stat(*us)));
+    row.extend([human::us(*mean), human::count(*over)]);
+    row
+}
+
+fn rows(phase: &PhaseFigures) -> String {
+    let PhaseFigures { consumer, producer, duration_sec, .. } = phase;
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    if let Some(producer) = producer {
+        rows.push(("rows acknowledged by PostgreSQL", human::count(producer.rows)));
+        rows.push(("of these inserts", human::count(producer.inserts)));
+        rows.push(("of these updates", human::count(producer.updates)));
+        rows.push(("of these deletes", human::count(producer.deletes)));
+        rows.push(("transactions", human::count(producer.transactions)));
+        rows.push(("rows sent late", human::count(producer.late_rows)));
+        rows.push(("rows failed", human::count(producer.failed_rows)));
+        rows.push(("rows never sent", human::count(producer.unsent_rows)));
+        rows.push(("rows of unknown outcome", human::count(producer.unknown_rows)));
+        rows.push(("errors", errors(producer.errors, &producer.errors_by_sqlstate)));
+        rows.push(("updates that found no row", human::count(producer.missed_updates)));
+    }
+    rows.push(("rows delivered", human::count(consumer.rows)));
+    rows.push(("batches", human::count(consumer.batches)));
+    rows.push(("mean rows a batch", human::rate(consumer.mean_batch_rows)));
+    rows.push(("bytes received", human::bytes(consumer.received_bytes)));
+    rows.push(("bytes encoded", human::bytes(consumer.encoded_bytes)));
+    rows.push(("bytes sent to the sink", human::bytes(consumer.bytes)));
+    rows.push(("flushes tried again", human::count(consumer.retries)));
+    rows.push(("errors of stream and sink", human::count(consumer.errors)));
+    rows.push(("negative lag samples", human::count(consumer.negative_lag_samples)));
+    rows.push(("measured window", human::sec(*duration_sec)));
+    rows.push(("rows/s delivered in the window", human::rate(consumer.throughput)));
+    rows.push(("rows/s delivered in the drain", human::rate(consumer.drain_throughput)));
+    rows.push(("rows/s from end to end", human::rate(consumer.end_to_end_throughput)));
+    table(&["rows and rates", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
+}
+
+fn errors(count: u64, by_code: &BTreeMap<String, u64>) -> String {
+    let codes: Vec<String> =
+        by_code.iter().map(|(code, count)| format!("{code}: {}", human::count(*count))).collect();
+    if codes.is_empty() {
+        human::count(count)
+    } else {
+        format!("{} ({})", human::count(count), codes.join(", "))
+    }
+}
+
+fn processes(phase: &PhaseFigures) -> String {
+    let head = ["process", "CPU time", "CPU/row", "cores", "cores in the window", "memory"];
+    let rows = phase.processes.iter().map(|process| {
+        vec![
+            process.name.clone(),
+            human::sec(process.cpu_seconds),
+            human::us_per_row(process.cpu_us_per_row),
+            cores(process.cpu_share),
+            cores(process.measured_cpu_share),
+            human::bytes(process.max_rss_bytes),
+        ]
+    });
+    format!(
+        "{}\nCPU of the measured window and the drain; `postgres` is the whole server, walsenders \
+         included.\n",
+        table(&head, rows)
+    )
+}
+
+fn cores(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".into(), |share| format!("{share:.2}"))
+}
+
+fn postgres(phase: &PhaseFigures) -> String {
+    let postgres = &phase.postgres;
+    let rows = [
+        ("server CPU/row", human::us_per_row(postgres.cpu_us_per_row)),
+        ("walsender CPU/row", human::us_per_row(postgres.walsender_cpu_us_per_row)),
+        ("WAL written", human::bytes(postgres.wal_bytes)),
+        ("largest slot lag", human::bytes(postgres.slot_lag_bytes_max)),
+        ("most WAL retained", human::bytes(postgres.retained_bytes_max)),
+        ("spilled by decoding", human::bytes(postgres.spill_bytes)),
+    ];
+    table(&["PostgreSQL", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
+}
+
+fn verification(metrics: &Metrics) -> String {
+    let seen = &metrics.verification;
+    let mut text = format!("## Verification: {}\n\n", seen.verdict.word());
+    if !seen.reasons.is_empty() {
+        let _ = writeln!(text, "{}", bullets(&seen.reasons));
+    }
+    let rows = [
+        ("rows expected", human::count(seen.expected_rows)),
+        ("rows delivered", human::count(seen.delivered_rows)),
+        ("lost", human::count(seen.lost)),
+        ("wrong", human::count(seen.wrong)),
+        ("delivered again", human::count(seen.duplicated)),
+        ("transactions out of order", human::count(seen.out_of_order)),
+        ("rows of incomplete transactions", human::count(seen.incomplete_rows)),
+        ("rows without a stamp", human::count(seen.unstamped_rows)),
+        ("transactions of unknown outcome", human::count(seen.unknown_transactions)),
+    ];
+    let rows = rows.into_iter().map(|(name, value)| vec![name.into(), value]);
+    let _ = writeln!(text, "{}", table(&["whole run, warm-ups included", ""], rows));
+    if !seen.lost_transactions.is_empty() {
+        let _ = writeln!(text, "{}", lost(metrics));
+    }
+    if !seen.tables.is_empty() {
+        let rows = seen
+            .tables
+            .iter()
+            .map(|t| vec![t.table.clone(), human::count(t.expected), human::count(t.counted)]);
+        let _ = writeln!(text, "{}", table(&["table", "rows expected", "rows counted"], rows));
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn lost(metrics: &Metrics) -> String {
+    let head = ["lost in phase", "producer", "consumer", "first", "last"];
+    let rows = metrics.verification.lost_transactions.iter().map(|lost| {
+        vec![
+            lost.phase.clone(),
+            lost.producer.to_string(),
+            lost.consumer.map_or_else(|| "–".into(), |consumer| consumer.to_string()),
+            lost.first.to_string(),
+            lost.last.to_string(),
+        ]
+    });
+    table(&head, rows)
+}
+
+fn threshold_table(metrics: &Metrics) -> String {
+    let rows = metrics.thresholds.iter().map(|result| {
+        let met = match result.met {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "no data",
+        };
+        [&result.name, &result.phase, &result.expression, &thresholds::shown(result)]
+            .map(|cell| escaped(cell))
+            .into_iter()
+            .chain([met.to_owned()])
+            .collect::<Vec<_>>()
+    });
+    let head = ["threshold", "phase", "expression", "value", "held"];
+    let mut text = String::from("## Thresholds\n\n");
+    let _ = writeln!(text, "| {} |\n|---|---|---|---:|---|", head.join(" | "));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text
+}
+
+fn notes(metrics: &Metrics) -> String {
+    format!("## Notes\n\n{}", bullets(&metrics.notes))
+}
+
+fn rerun(metrics: &Metrics) -> String {
+    format!(
+        "## Again\n\nThe plan {} stands beside this file as it was resolved, without secrets:\n\n\
+         ```\nwalbench run plan.toml\n```\n",
+        escaped(&metrics.name)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_passing_run() {
+        insta::assert_snapshot!(summary(&testing::passing()));
+    }
+
+    #[test]
+    fn a_failing_run() {
+        insta::assert_snapshot!(summary(&testing::failing()));
+    }
+
+    #[test]
+    fn an_invalid_run() {
+        insta::assert_snapshot!(summary(&testing::invalid()));
+    }
+
+    #[test]
+    fn an_interrupted_run() {
+        insta::assert_snapshot!(summary(&testing::interrupted()));
+    }
+
+    #[test]
+    fn names_do_not_become_markup() {
+        assert_eq!(escaped("a|b *c* <d>\n[e]"), "a\\|b \\*c\\* \\<d> \\[e\\]");
+    }
 }

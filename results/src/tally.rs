@@ -272,9 +272,7 @@ impl PostgresTally {
     fn new(state: &PostgresState, at_us: i64) -> Self {
         let PostgresState { wal_lsn, slots } = state;
         let lag = slots.iter().map(|slot| slot.lag_bytes).max().unwrap_or_default();
-        let spilled = |slot: &SlotState| {
-            (slot.name.clone(), (slot.spill_bytes, slot.spill_bytes))
-        };
+        let spilled = |slot: &SlotState| (slot.name.clone(), (slot.spill_bytes, slot.spill_bytes));
         Self {
             wal_lsn: (*wal_lsn, *wal_lsn),
             slot_lag_bytes_max: lag,
@@ -311,4 +309,106 @@ impl PostgresTally {
 
 fn widened((low, high): (u64, u64), (other_low, other_high): (u64, u64)) -> (u64, u64) {
     (low.min(other_low), high.max(other_high))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{consumer, environment, outcome, plan, producer, resources};
+
+    prop_compose! {
+        fn interval()(
+            phase in 0..3u32,
+            window in prop::sample::select(vec![Window::Warmup, Window::Measured, Window::Drain]),
+            second in 0..20i64,
+            length_us in 1..2_000_000i64,
+        ) -> Interval {
+            let start_us = outcome().phases[0].started_us + second * 1_000_000;
+            Interval { phase, window, start_us, end_us: start_us + length_us }
+        }
+    }
+
+    fn sample() -> impl Strategy<Value = Sample> {
+        (interval(), 0..3u8, 0..5_000u64, -5_000..5_000_000i64).prop_map(
+            |(interval, kind, rows, us)| match kind {
+                0 => producer(interval, rows, us),
+                1 => consumer(interval, rows, us),
+                _ => resources(interval, rows as f64 / 1_000.0),
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn the_order_of_samples_makes_no_difference(
+            (samples, shuffled) in prop::collection::vec(sample(), 0..12)
+                .prop_flat_map(|samples| (Just(samples.clone()), Just(samples).prop_shuffle())),
+        ) {
+            let (plan, outcome) = (plan(), outcome());
+            prop_assert_eq!(
+                Tally::replay(&plan, &outcome, &samples),
+                Tally::replay(&plan, &outcome, &shuffled)
+            );
+        }
+
+        #[test]
+        fn figures_of_the_log_are_the_live_ones(samples in prop::collection::vec(sample(), 0..12)) {
+            let (plan, outcome) = (plan(), outcome());
+            let read: Vec<Sample> = samples
+                .iter()
+                .map(|s| serde_json::from_str(&serde_json::to_string(s).unwrap()).unwrap())
+                .collect();
+            let live = Tally::replay(&plan, &outcome, &samples);
+            let replayed = Tally::replay(&plan, &outcome, &read);
+            prop_assert_eq!(
+                crate::metrics(&plan, &live, &outcome, &environment()),
+                crate::metrics(&plan, &replayed, &outcome, &environment())
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_run_takes_no_more_room() {
+        let outcome = outcome();
+        let mut tally = Tally::new(&plan());
+        tally.phase_starts(0, outcome.phases[0].started_us);
+        for second in 0..1_000 {
+            let start_us = outcome.phases[0].measured_from_us + second * 1_000_000;
+            let end_us = start_us + 1_000_000;
+            let at = Interval { phase: 0, window: Window::Measured, start_us, end_us };
+            tally.add(&producer(at, 100, 90));
+            tally.add(&resources(at, 1.0));
+        }
+        let phase = tally.phase(0).unwrap();
+        assert_eq!(phase.producers[&Window::Measured].counts.rows, 100_000);
+        assert_eq!(phase.producers[&Window::Measured].rows_by_worker.len(), 1);
+        assert_eq!(phase.resources[&Window::Measured].processes.len(), 5);
+    }
+
+    #[test]
+    fn rows_delivered_after_the_end_are_told_apart() {
+        let outcome = outcome();
+        let end = outcome.phases[0].scheduled_end_us;
+        let mut tally = Tally::new(&plan());
+        tally.phase_starts(0, outcome.phases[0].started_us);
+        // The clock was read a little after the cut.
+        for (start_us, end_us) in [(end - 1_000_000, end + 900), (end + 900, end + 200_000)] {
+            let at = Interval { phase: 0, window: Window::Measured, start_us, end_us };
+            tally.add(&consumer(at, 100, 90));
+        }
+        let consumers = &tally.phase(0).unwrap().consumers[&Window::Measured];
+        assert_eq!((consumers.counts.rows, consumers.rows_after_end), (200, 100));
+    }
+
+    #[test]
+    fn a_sample_of_no_phase_is_counted() {
+        let mut tally = Tally::new(&plan());
+        let at = Interval { phase: 9, window: Window::Measured, start_us: 0, end_us: 1 };
+        tally.add(&producer(at, 100, 90));
+        assert_eq!(tally.unplaced(), 1);
+    }
 }

@@ -1,9 +1,155 @@
-//! The end of a run on a terminal.
+//! The end of a run on a terminal: plain text, aligned, without colours.
 
+use std::fmt::Write;
+
+use crate::human;
 use crate::metrics_json::Metrics;
+use crate::summary::sentence;
 
-/// The run in at most 30 lines of plain text.
+/// Lines at most.
+const LINES: usize = 30;
+/// Phases shown; a sweep may have more.
+const PHASES: usize = 10;
+/// Reasons shown.
+const REASONS: usize = 6;
+
+/// The run in at most 30 lines.
 #[must_use]
 pub fn terminal(metrics: &Metrics) -> String {
-    format!("{}\n", metrics.name)
+    let mut text = format!("{}\n", on_one_line(&sentence(metrics)));
+    for reason in metrics.reasons.iter().take(REASONS).skip(1) {
+        let _ = writeln!(text, "  - {}", on_one_line(reason));
+    }
+    more(&mut text, metrics.reasons.len(), REASONS, "reason");
+    let _ = writeln!(text, "limit: {}\n", on_one_line(&metrics.limit.evidence));
+    text.push_str(&phases(metrics));
+    more(&mut text, metrics.phases.len(), PHASES, "phase");
+    let _ = writeln!(text, "\n{}", verification(metrics));
+    if !metrics.thresholds.is_empty() {
+        let _ = writeln!(text, "{}", thresholds(metrics));
+    }
+    debug_assert!(text.lines().count() <= LINES, "the parts are bounded");
+    text
+}
+
+fn more(text: &mut String, all: usize, shown: usize, noun: &str) {
+    if let Some(left @ 1..) = all.checked_sub(shown) {
+        let _ = writeln!(text, "  … {} more in SUMMARY.md", human::counted(left as u64, noun));
+    }
+}
+
+fn phases(metrics: &Metrics) -> String {
+    let head = [
+        "phase",
+        "verdict",
+        "target/s",
+        "achieved/s",
+        "lag p50",
+        "lag p99",
+        "lag max",
+        "response p99",
+        "drain",
+        "CPU/row",
+    ];
+    let mut rows = vec![head.map(String::from)];
+    rows.extend(metrics.phases.iter().take(PHASES).map(|phase| {
+        let lag = &phase.consumer.lag_us.commit_to_flushed;
+        let producer = phase.producer.as_ref();
+        [
+            phase.name.clone(),
+            phase.verdict.word().into(),
+            human::rate(phase.target_throughput),
+            human::rate(producer.and_then(|p| p.achieved_throughput)),
+            human::stat(lag.p50),
+            human::stat(lag.p99),
+            human::stat(lag.max),
+            human::stat(producer.and_then(|p| p.response_us.p99)),
+            human::sec(phase.drain_sec),
+            human::us_per_row(phase.consumer.cpu_us_per_row),
+        ]
+    }));
+    aligned(&rows)
+}
+
+/// Columns as wide as their widest cell, two spaces apart; the first two to the left, the others,
+/// which are numbers, to the right.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .enumerate()
+            .map(|(column, (cell, width))| match column {
+                0 | 1 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            })
+            .collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+fn verification(metrics: &Metrics) -> String {
+    let seen = &metrics.verification;
+    format!(
+        "delivery: {} ({} of {} rows, {} lost, {} wrong, {} again, {} out of order)",
+        seen.verdict.word(),
+        human::count(seen.delivered_rows),
+        human::count(seen.expected_rows),
+        human::count(seen.lost),
+        human::count(seen.wrong),
+        human::count(seen.duplicated),
+        human::count(seen.out_of_order),
+    )
+}
+
+fn thresholds(metrics: &Metrics) -> String {
+    let count = |met| metrics.thresholds.iter().filter(|result| result.met == met).count();
+    format!(
+        "thresholds: {} held, {} did not, {} without data",
+        count(Some(true)),
+        count(Some(false)),
+        count(None)
+    )
+}
+
+fn on_one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_passing_run() {
+        insta::assert_snapshot!(terminal(&testing::passing()));
+    }
+
+    #[test]
+    fn a_failing_run() {
+        insta::assert_snapshot!(terminal(&testing::failing()));
+    }
+
+    #[test]
+    fn an_invalid_run() {
+        insta::assert_snapshot!(terminal(&testing::invalid()));
+    }
+
+    #[test]
+    fn an_interrupted_run() {
+        insta::assert_snapshot!(terminal(&testing::interrupted()));
+    }
+
+    #[test]
+    fn a_long_sweep_still_fits() {
+        let mut metrics = testing::failing();
+        metrics.phases = vec![metrics.phases[0].clone(); 200];
+        metrics.reasons = vec!["because".into(); 500];
+        assert!(terminal(&metrics).lines().count() <= LINES);
+    }
 }

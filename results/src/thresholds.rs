@@ -1,8 +1,9 @@
 //! Thresholds against the figures of a phase.
 
 use walbench_phases::Plan;
-use walbench_phases::threshold::{LagStage, Metric, Statistic, Threshold, Timing};
+use walbench_phases::threshold::{LagStage, Metric, Statistic, Threshold, Timing, Unit};
 
+use crate::human;
 use crate::metrics_json::{PhaseFigures, ThresholdResult, TimingFigures};
 use crate::verification::Verification;
 
@@ -26,6 +27,18 @@ pub(crate) fn judge(
         }
     });
     results.collect()
+}
+
+/// The figure of a result as a person reads it.
+pub(crate) fn shown(result: &ThresholdResult) -> String {
+    let unit = Threshold::parse(&result.expression).map(|threshold| threshold.metric.unit());
+    match unit {
+        Ok(Unit::Microseconds) => human::us(result.value),
+        Ok(Unit::MicrosecondsPerRow) => human::us_per_row(result.value),
+        Ok(Unit::Bytes) => human::bytes(result.value.map(|bytes| bytes as u64)),
+        Ok(Unit::RowsPerSecond) => format!("{} rows/s", human::rate(result.value)),
+        Ok(Unit::Count) | Err(_) => human::rate(result.value),
+    }
 }
 
 /// The figure in the threshold's unit: times in µs. `None` when there is no data.

@@ -7,6 +7,7 @@ use walbench_phases::Plan;
 use crate::human;
 use crate::metrics_json::{PhaseFigures, ThresholdResult};
 use crate::outcome::{DrainVerdict, PhaseOutcome, RunOutcome};
+use crate::thresholds;
 use crate::verification::{PhaseDelivery, Verification};
 
 /// What is said of a phase, of the verification or of a run.
@@ -66,7 +67,7 @@ pub(crate) fn phase(
     thresholds: &[ThresholdResult],
 ) -> (Verdict, Vec<String>) {
     let mut findings = drain(plan, outcome, delivery);
-    if outcome.completed || outcome.drain == DrainVerdict::TimedOut {
+    if outcome.ran_to_its_end() {
         findings.extend(load(plan, figures));
         findings.extend(thresholds.iter().filter_map(unmet));
         findings.extend(unmeasured(plan, figures));
@@ -77,11 +78,7 @@ pub(crate) fn phase(
     decided(findings)
 }
 
-fn drain(
-    plan: &Plan,
-    outcome: &PhaseOutcome,
-    delivery: Option<&PhaseDelivery>,
-) -> Vec<Finding> {
+fn drain(plan: &Plan, outcome: &PhaseOutcome, delivery: Option<&PhaseDelivery>) -> Vec<Finding> {
     if outcome.drain != DrainVerdict::TimedOut {
         return Vec::new();
     }
@@ -98,8 +95,9 @@ fn drain(
 fn load(plan: &Plan, figures: &PhaseFigures) -> Vec<Finding> {
     let Some(producer) = &figures.producer else { return Vec::new() };
     let mut reasons = Vec::new();
-    if let Some(reason) = shortfall(plan, figures) {
-        reasons.push(format!("{reason}; limit: {}", figures.limit.evidence));
+    if shortfall(plan, figures).is_some() {
+        // The limit's evidence begins with the shortfall and says why.
+        reasons.push(figures.limit.evidence.clone());
     }
     if producer.unsent_rows > 0 {
         let rows = human::counted(producer.unsent_rows, "row");
@@ -112,9 +110,10 @@ fn load(plan: &Plan, figures: &PhaseFigures) -> Vec<Finding> {
     reasons.into_iter().map(|reason| (Verdict::Invalid, reason)).collect()
 }
 
-/// How the generator fell short of its rate by more than the plan tolerates; `None` if it did not.
+/// How the generator fell short of its rate by more than the plan tolerates; `None` if it did not,
+/// or if it wrote nothing at all.
 pub(crate) fn shortfall(plan: &Plan, figures: &PhaseFigures) -> Option<String> {
-    let producer = figures.producer.as_ref()?;
+    let producer = figures.producer.as_ref().filter(|producer| producer.rows > 0)?;
     let percent = producer.shortfall_percent?;
     (percent > plan.limits.rate_tolerance_percent).then(|| {
         format!(
@@ -127,12 +126,13 @@ pub(crate) fn shortfall(plan: &Plan, figures: &PhaseFigures) -> Option<String> {
 }
 
 fn unmet(result: &ThresholdResult) -> Option<Finding> {
-    let ThresholdResult { name, expression, value, met, .. } = result;
+    let ThresholdResult { name, expression, met, .. } = result;
     match met {
         Some(true) => None,
         Some(false) => {
-            let value = value.map_or_else(String::new, |value| format!(": it was {value:.1}"));
-            Some((Verdict::Fail, format!("threshold \"{name}\" ({expression}) did not hold{value}")))
+            let value = thresholds::shown(result);
+            let reason = format!("threshold \"{name}\" ({expression}) did not hold: {value}");
+            Some((Verdict::Fail, reason))
         }
         None => {
             let reason = format!("threshold \"{name}\" ({expression}) has no data");
@@ -206,4 +206,92 @@ fn unfinished(plan: &Plan, outcome: &RunOutcome) -> Vec<String> {
         reasons.push(format!("not run: {}", missing.join(", ")));
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use walbench_phases::plan::Phase;
+
+    use super::*;
+    use crate::limit::Component;
+    use crate::metrics_json::Metrics;
+    use crate::tally::Tally;
+    use crate::testing::{self, environment, outcome, passing_samples, plan};
+
+    fn metrics(change: impl FnOnce(&mut Plan, &mut RunOutcome)) -> Metrics {
+        let (mut plan, mut outcome) = (plan(), outcome());
+        change(&mut plan, &mut outcome);
+        let tally = Tally::replay(&plan, &outcome, &passing_samples());
+        crate::metrics(&plan, &tally, &outcome, &environment())
+    }
+
+    #[test]
+    fn each_verdict_has_its_exit_code() {
+        let codes = [testing::passing(), testing::failing(), testing::invalid()]
+            .map(|metrics| metrics.verdict.exit_code());
+        assert_eq!(codes, [0, 1, 3]);
+        assert_eq!(testing::interrupted().verdict, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn a_pass_has_no_reasons_and_no_limit() {
+        let metrics = metrics(|_, _| {});
+        assert_eq!((metrics.verdict, metrics.reasons.len()), (Verdict::Pass, 0));
+        assert_eq!(metrics.limit.component, Component::None);
+    }
+
+    #[test]
+    fn a_phase_that_did_not_run_leaves_no_pass() {
+        let metrics = metrics(|_, outcome| outcome.phases.truncate(1));
+        assert_eq!(metrics.verdict, Verdict::Inconclusive);
+        assert_eq!(metrics.reasons, ["not run: peak"]);
+    }
+
+    #[test]
+    fn a_failed_component_leaves_no_pass() {
+        let metrics = metrics(|_, outcome| outcome.failure = Some("consumer-0 died".into()));
+        assert_eq!(metrics.verdict, Verdict::Inconclusive);
+        assert_eq!(metrics.reasons, ["the run failed: consumer-0 died"]);
+    }
+
+    #[test]
+    fn a_threshold_without_data_leaves_no_pass() {
+        let metrics = metrics(|plan, outcome| {
+            plan.thresholds.insert("quick drain".into(), "drain < 10s".into());
+            outcome.phases[0].drained_us = None;
+        });
+        assert_eq!(metrics.verdict, Verdict::Inconclusive);
+        let met: Vec<_> = metrics.thresholds.iter().map(|result| result.met).collect();
+        assert_eq!(met, [None, Some(true)]);
+    }
+
+    #[test]
+    fn a_pause_between_loads_takes_nothing_from_them() {
+        let metrics = metrics(|plan, outcome| {
+            let pause =
+                Phase { name: "pause".into(), target_throughput: 0.0, ..plan.phases[0].clone() };
+            plan.phases.push(pause);
+            outcome.phases.push(PhaseOutcome { index: 2, ..outcome.phases[0].clone() });
+        });
+        assert_eq!(metrics.phases[2].verdict, Verdict::Inconclusive);
+        assert_eq!(metrics.verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn loss_weighs_more_than_a_wrong_load() {
+        let mut lossy = testing::invalid();
+        lossy.verification.verdict = Verdict::Fail;
+        lossy.verification.reasons = vec!["rows are gone".into()];
+        let (verdict, reasons) = run(&plan(), &outcome(), &lossy.phases, &lossy.verification);
+        assert_eq!((verdict, reasons[0].as_str()), (Verdict::Fail, "rows are gone"));
+        assert_eq!(reasons.len(), 2);
+    }
+
+    #[test]
+    fn missing_rows_at_the_end_of_the_drain_fail_the_phase() {
+        let failing = testing::failing();
+        assert_eq!(failing.phases[1].verdict, Verdict::Fail);
+        assert!(failing.phases[1].reasons[0].starts_with("the drain timed out"));
+        assert_ne!(failing.phases[1].limit.component, Component::None);
+    }
 }

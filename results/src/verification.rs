@@ -189,7 +189,9 @@ fn lost_sentence(
     let named = match verification.lost_transactions.first() {
         None => String::new(),
         Some(LostTransactions { phase, producer, first, last, .. }) => {
-            format!("; the first: phase {phase}, producer {producer}, transactions {first} to {last}")
+            format!(
+                "; the first: phase {phase}, producer {producer}, transactions {first} to {last}"
+            )
         }
     };
     format!("{rows} that PostgreSQL acknowledged did not arrive{after}{named}")
@@ -236,9 +238,9 @@ impl Comparison {
                 .map(|(key, _)| key)
                 .collect();
             for key in keys {
-                let of = |ledger: &Ledger| ledger.account(key.0, key.1).cloned().unwrap_or_default();
-                let accounts =
-                    Accounts::new(&of(&acknowledged), &of(&unknown), &of(&delivered));
+                let of =
+                    |ledger: &Ledger| ledger.account(key.0, key.1).cloned().unwrap_or_default();
+                let accounts = Accounts::new(&of(&acknowledged), &of(&unknown), &of(&delivered));
                 comparison.add(plan, consumer, key, &accounts);
             }
         }
@@ -390,7 +392,8 @@ mod tests {
     #[test]
     fn unknown_transactions_may_arrive_or_not() {
         for arrived in [5, 6, 7] {
-            let seen = verify(&plan(), &run(ledger(0..5), ledger(5..7), vec![delivered(0..arrived)]));
+            let seen =
+                verify(&plan(), &run(ledger(0..5), ledger(5..7), vec![delivered(0..arrived)]));
             assert_eq!((seen.verdict, seen.lost), (Verdict::Pass, Some(0)), "{arrived}");
             assert_eq!(seen.unknown_transactions, 2);
         }
@@ -449,8 +452,7 @@ mod tests {
         shuffled.delivered[0].out_of_order = 1;
         assert_eq!(verify(&plan(), &shuffled).verdict, Verdict::Fail);
         let mut short = run(ledger(0..4), ledger([]), vec![delivered(0..4)]);
-        short.table_rows =
-            vec![TableRows { table: "task_run".into(), expected: 40, counted: 39 }];
+        short.table_rows = vec![TableRows { table: "task_run".into(), expected: 40, counted: 39 }];
         let seen = verify(&plan(), &short);
         assert_eq!((seen.verdict, seen.wrong), (Verdict::Fail, Some(1)));
         insta::assert_snapshot!(seen.reasons.join("\n"), @"the destination differs by 1 row: task_run holds 39 of 40");

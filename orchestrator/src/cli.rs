@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  walbench run                          the built-in plan quickstart, everything private
+  walbench run my-plan.toml -d 30       each phase for 30 s
+  walbench run cpu-only -t 20000 --set consumer.flush_batch_size=5000
+  walbench check my-plan.toml           what would run
+
+Exit codes: 0 success · 1 a verification or threshold failed · 2 wrong usage or plan ·
+3 invalid or inconclusive · 4 a component failed · 130 interrupted";
+
+/// Load-tests, profiles and proves a PostgreSQL → ClickHouse replication pipeline.
+#[derive(Debug, Parser)]
+#[command(name = "walbench", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a plan and write its results
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// Check a plan and print it resolved, defaults included
+    Check(PlanArgs),
+    /// List the built-in plans
+    Plans,
+    /// Print the JSON Schema of plans, or of metrics.json
+    Schema {
+        /// Which schema
+        #[arg(value_enum, default_value = "plan")]
+        of: SchemaOf,
+    },
+    /// Find and remove what a killed run left behind
+    Clean(CleanArgs),
+    /// Be a worker process; started by walbench itself
+    #[command(hide = true)]
+    Worker {
+        /// Which one
+        role: WorkerRole,
+        /// Speak over standard input and output instead of a socket
+        #[arg(long)]
+        stdio: bool,
+    },
+}
+
+/// What a schema describes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SchemaOf {
+    Plan,
+    Metrics,
+}
+
+/// What a worker process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WorkerRole {
+    Producer,
+    Consumer,
+    Postgres,
+}
+
+/// Which plan, and what to change in it.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// A plan file, or the name of a built-in plan [default: quickstart]
+    pub(crate) plan: Option<String>,
+    /// The same, for those used to it
+    #[arg(short, long, value_name = "PLAN", conflicts_with = "plan")]
+    pub(crate) config: Option<String>,
+    /// Change any key of the plan; later ones win, and flags below win over it
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Name of the run
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// A sentence for the report
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+    /// Target rate of every phase, in rows/s
+    #[arg(short, long, value_name = "ROWS_PER_S", allow_negative_numbers = true)]
+    pub(crate) throughput: Option<String>,
+    /// Length of every phase's measured window, in seconds
+    #[arg(short, long, value_name = "SEC", allow_negative_numbers = true)]
+    pub(crate) duration: Option<String>,
+    /// Number of producer processes
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) workers: Option<String>,
+    /// Use the mock instead of the plan's ClickHouse
+    #[arg(long)]
+    pub(crate) mock_clickhouse: bool,
+    /// What the profiler records: none, flame, doctor or both
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) profile: Option<String>,
+    /// Folder that holds one folder a run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
+    /// Keep the database; of a private server, its data folder
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Folder of PostgreSQL's programs (initdb, postgres) for the private server
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pg_bin: Option<PathBuf>,
+    /// Say more: each step, and a line each second
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// Also look on this PostgreSQL server
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) postgres: Option<String>,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

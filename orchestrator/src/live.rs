@@ -1,0 +1,193 @@
+//! What the user sees while a run goes on: a bar on a terminal, plain lines elsewhere. All of it on
+//! standard error; standard output is for the results.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use walbench_metrics::Timing;
+use walbench_metrics::sample::Sample;
+use walbench_phases::Plan;
+use walbench_phases::plan::Phase;
+
+/// Plain lines come this often; with `--verbose` each second.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The live view.
+#[derive(Debug)]
+pub(crate) struct Live {
+    verbose: bool,
+    phases: usize,
+    bar: Option<ProgressBar>,
+    phase: String,
+    started: Instant,
+    length: Duration,
+    last_line: Instant,
+    second: Second,
+}
+
+/// What the samples of about the last second say.
+#[derive(Debug, Default)]
+struct Second {
+    written: u64,
+    delivered: u64,
+    failed: u64,
+    lag: Timing,
+    backlog_bytes: u64,
+    since: Option<Instant>,
+}
+
+impl Live {
+    pub(crate) fn new(plan: &Plan, verbose: bool) -> Self {
+        let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
+        Self {
+            verbose,
+            phases: plan.phases.len(),
+            bar,
+            phase: String::new(),
+            started: Instant::now(),
+            length: Duration::ZERO,
+            last_line: Instant::now(),
+            second: Second::default(),
+        }
+    }
+
+    /// Says something that matters.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Says a step of the preparation.
+    pub(crate) fn step(&self, text: &str) {
+        match &self.bar {
+            Some(bar) if !self.verbose => bar.set_message(text.to_owned()),
+            _ => self.say(text),
+        }
+    }
+
+    pub(crate) fn start_phase(&mut self, phase: &Phase, index: u32) {
+        self.phase = format!("phase {}/{} {}", index + 1, self.phases, phase.name);
+        self.started = Instant::now();
+        self.length = Duration::from_secs_f64(phase.warmup_sec + phase.duration_sec);
+        self.last_line = Instant::now();
+        self.second = Second { since: Some(Instant::now()), ..Second::default() };
+        let warmup = match phase.warmup_sec {
+            0.0 => String::new(),
+            sec => format!(", after {sec} s of warm-up"),
+        };
+        let text = format!(
+            "{}: {} rows/s for {} s{warmup}",
+            self.phase, phase.target_throughput, phase.duration_sec
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_style(style());
+                bar.set_length(self.length.as_millis().try_into().unwrap_or(u64::MAX));
+                bar.set_position(0);
+                bar.set_prefix(self.phase.clone());
+                bar.set_message("");
+            }
+            None => eprintln!("{text}"),
+        }
+    }
+
+    pub(crate) fn drain(&mut self, _phase: u32) {
+        match &self.bar {
+            Some(bar) => bar.set_message("draining"),
+            None if self.verbose => eprintln!("{}: draining", self.phase),
+            None => {}
+        }
+    }
+
+    pub(crate) fn end_phase(&mut self) {
+        if self.bar.is_none() && self.verbose {
+            eprintln!("{}: over", self.phase);
+        }
+    }
+
+    /// Takes a sample into the current second.
+    pub(crate) fn sample(&mut self, sample: &Sample) {
+        let second = &mut self.second;
+        match sample {
+            Sample::Producer(sample) => {
+                second.written += sample.counts.rows;
+                second.failed += sample.counts.failed_rows;
+            }
+            Sample::Consumer(sample) => {
+                second.delivered += sample.counts.rows;
+                second.lag.merge(&sample.lag.commit_to_flushed);
+            }
+            Sample::Resources(sample) => {
+                if let Some(state) = &sample.postgres {
+                    second.backlog_bytes =
+                        state.slots.iter().map(|slot| slot.lag_bytes).max().unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// Shows the second that has passed.
+    pub(crate) fn tick(&mut self) {
+        let Some(since) = self.second.since else { return };
+        let due = match (&self.bar, self.verbose) {
+            (Some(_), _) | (None, true) => true,
+            (None, false) => self.last_line.elapsed() >= LINE_INTERVAL,
+        };
+        if !due {
+            return;
+        }
+        let line = self.second.line(since.elapsed());
+        match &self.bar {
+            Some(bar) => {
+                let elapsed = self.started.elapsed().min(self.length);
+                bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
+                bar.set_message(line);
+            }
+            None => {
+                let (now, of) = (self.started.elapsed().as_secs(), self.length.as_secs());
+                eprintln!("{} {now}/{of} s: {line}", self.phase);
+            }
+        }
+        self.last_line = Instant::now();
+        self.second = Second {
+            since: Some(Instant::now()),
+            backlog_bytes: self.second.backlog_bytes,
+            ..Second::default()
+        };
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Second {
+    fn line(&self, length: Duration) -> String {
+        let rate = |rows: u64| rows as f64 / length.as_secs_f64().max(0.001);
+        let ms = |us: Option<u64>| us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1e3));
+        let failed = match self.failed {
+            0 => String::new(),
+            rows => format!(" · {rows} rows failed"),
+        };
+        format!(
+            "written {:.0}/s · delivered {:.0}/s · lag p50 {} ms, p99 {} ms · backlog {:.1} MB{failed}",
+            rate(self.written),
+            rate(self.delivered),
+            ms(self.lag.quantile_us(0.5)),
+            ms(self.lag.quantile_us(0.99)),
+            self.backlog_bytes as f64 / 1e6,
+        )
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix} [{bar:24}] {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}

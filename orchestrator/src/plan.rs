@@ -1,0 +1,58 @@
+//! From the command line to a plan.
+
+use walbench_phases::{Override, Plan, Source, builtin, find, load};
+
+use crate::cli::PlanArgs;
+use crate::ending::{self, Ending};
+
+const DEFAULT_PLAN: &str = "quickstart";
+
+/// The plan that the arguments mean, resolved: flag over `--set` over file over default.
+pub(crate) fn resolve(args: &PlanArgs) -> Result<Plan, Ending> {
+    let name = args.config.as_deref().or(args.plan.as_deref()).unwrap_or(DEFAULT_PLAN);
+    let source: Source = find(name)?;
+    Ok(load(&source, &overrides(args)?)?)
+}
+
+fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
+    let mut overrides = Vec::new();
+    for set in &args.set {
+        let Some((path, value)) = set.split_once('=') else {
+            return Err(Ending::usage(format_args!(
+                "error: --set {set}: has no value\n  hint: write --set KEY=VALUE, such as \
+                 --set producer.batch_size=50"
+            )));
+        };
+        let (path, value) = (path.trim().into(), value.trim().into());
+        overrides.push(Override { path, value, origin: format!("--set {set}") });
+    }
+    let mut flag = |path: &str, value: Option<&str>, name: &str| {
+        if let Some(value) = value {
+            let origin = format!("--{name} {value}");
+            overrides.push(Override { path: path.into(), value: value.into(), origin });
+        }
+    };
+    flag("name", args.name.as_deref(), "name");
+    flag("description", args.description.as_deref(), "description");
+    flag("phases.*.target_throughput", args.throughput.as_deref(), "throughput");
+    flag("phases.*.duration_sec", args.duration.as_deref(), "duration");
+    flag("producer.processes", args.workers.as_deref(), "workers");
+    flag("clickhouse.mode", args.mock_clickhouse.then_some("mock"), "mock-clickhouse");
+    flag("profiling.tool", args.profile.as_deref(), "profile");
+    let output = args.output.as_ref().map(|path| path.display().to_string());
+    flag("output.dir", output.as_deref(), "output");
+    Ok(overrides)
+}
+
+/// `walbench check`.
+pub(crate) fn check(args: &PlanArgs) -> Result<u8, Ending> {
+    let plan = resolve(args)?;
+    ending::print(&plan.masked().to_toml())
+}
+
+/// `walbench plans`.
+pub(crate) fn list() -> Result<u8, Ending> {
+    let width = builtin::all().map(|plan| plan.name.len()).max().unwrap_or_default();
+    let lines = builtin::all().map(|plan| format!("{:width$}  {}\n", plan.name, plan.summary));
+    ending::print(&lines.collect::<String>())
+}

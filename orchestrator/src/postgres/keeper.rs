@@ -1,0 +1,232 @@
+//! The keeper of a private server: a process of its own that starts it, and stops and removes it
+//! when it is told to or when nobody is left to tell it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, chown, geteuid};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+use walbench_metrics::Failure;
+use walbench_metrics::clock::wall_us;
+use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter};
+use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, ToWorker};
+use walbench_phases::plan::Transport;
+
+use super::private::PrivateServer;
+
+type In = ToWorker<PrivateServer>;
+type Out = FromWorker<()>;
+
+/// Held locked while the keeper lives, so that `walbench clean` can tell a folder in use from one
+/// that was left.
+pub(crate) const LOCK_FILE: &str = "keeper.lock";
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A fast shutdown that takes longer becomes an immediate one.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lives a keeper's life.
+pub(crate) async fn serve(
+    mut reader: WorkerReader,
+    mut writer: WorkerWriter,
+) -> Result<(), Failure> {
+    let Some(server) = greet(&mut reader, &mut writer).await else { return Ok(()) };
+    let ended = keep(&server, &mut reader, &mut writer).await;
+    // A folder that is kept loses its lock, so that it no longer counts as left behind.
+    let _ = if server.keep {
+        fs::remove_file(server.folder.join(LOCK_FILE))
+    } else {
+        fs::remove_dir_all(&server.folder)
+    };
+    let last = match &ended {
+        Ok(()) => Out::Done(()),
+        Err(failure) => Out::Failed(failure.clone()),
+    };
+    // The orchestrator may be gone; the server is, and that was the point.
+    let _ = writer.send(&last).await;
+    ended
+}
+
+/// `None` when the orchestrator is gone, or is no orchestrator.
+async fn greet(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Option<PrivateServer> {
+    loop {
+        let answer = match reader.recv::<In>().await.ok()? {
+            In::Hello { .. } => Out::Hello {
+                protocol: PROTOCOL_VERSION,
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+            },
+            In::Ping { sent_us } => Out::Pong { sent_us, now_us: wall_us() },
+            In::Prepare(server) => return Some(server),
+            _ => return None,
+        };
+        writer.send(&answer).await.ok()?;
+    }
+}
+
+async fn keep(
+    server: &PrivateServer,
+    reader: &mut WorkerReader,
+    writer: &mut WorkerWriter,
+) -> Result<(), Failure> {
+    let owner = owner()?;
+    let _lock = make_folder(server, owner.as_ref())?;
+    let mut starting = Box::pin(start(server, owner.as_ref()));
+    let mut child = tokio::select! {
+        child = &mut starting => child?,
+        // Said to stop, or left alone, while it starts.
+        _ = reader.recv::<In>() => return Ok(()),
+    };
+    let _ = writer.send(&Out::Ready).await;
+    tokio::select! {
+        status = child.wait() => {
+            let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+            Err(Failure::new(format!("the private PostgreSQL server ended by itself ({status})")))
+        }
+        ended = until_stop(reader) => {
+            stop(&mut child, ended.is_ok()).await;
+            Ok(())
+        }
+    }
+}
+
+/// Waits for the word to stop; an error is a link that broke, which means the same with more haste.
+async fn until_stop(reader: &mut WorkerReader) -> Result<(), LinkError> {
+    while !matches!(reader.recv::<In>().await?, In::Stop) {}
+    Ok(())
+}
+
+/// Who runs the server: PostgreSQL refuses root.
+fn owner() -> Result<Option<User>, Failure> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = |name| User::from_name(name).ok().flatten();
+    user("postgres").or_else(|| user("nobody")).map(Some).ok_or_else(|| {
+        Failure::new("PostgreSQL does not run as root, and there is no user postgres or nobody")
+            .hint("run walbench as another user, or make one called postgres")
+    })
+}
+
+fn make_folder(server: &PrivateServer, owner: Option<&User>) -> Result<Flock<File>, Failure> {
+    let failed = |e: &dyn std::error::Error| {
+        let text = format!("can't make the server's folder {}", server.folder.display());
+        Failure::new(text).caused_by(e).hint("TMPDIR names the folder it is made in")
+    };
+    let own = |path: &Path| match owner {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    };
+    for folder in [&server.folder, &server.socket_folder()] {
+        DirBuilder::new().mode(0o700).create(folder).map_err(|e| failed(&e))?;
+        own(folder).map_err(|e| failed(&e))?;
+    }
+    let lock = File::create(server.folder.join(LOCK_FILE)).map_err(|e| failed(&e))?;
+    Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| failed(&e))
+}
+
+/// A program of PostgreSQL, as its owner and in a group of its own.
+fn command(program: &Path, server: &PrivateServer, owner: Option<&User>) -> Command {
+    let mut command = std::process::Command::new(program);
+    command.current_dir(&server.folder).stdin(Stdio::null()).process_group(0);
+    // Settings of the user's own servers must not reach this one.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    if let Some(user) = owner {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command.into()
+}
+
+async fn start(server: &PrivateServer, owner: Option<&User>) -> Result<Child, Failure> {
+    initialise(server, owner).await?;
+    let mut command = command(&server.postgres, server, owner);
+    command.arg("-D").arg(server.data()).arg("-k").arg(server.socket_folder());
+    command.arg("-p").arg(server.port.to_string());
+    for (name, value) in &server.settings {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    let mut child = command
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| Failure::new("can't start postgres").caused_by(&e))?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    let address = server.address(Transport::Unix);
+    loop {
+        match walbench_producer::connect(&address, "walbench keeper").await {
+            Ok(_) => return Ok(child),
+            Err(e) if Instant::now() >= deadline => {
+                return Err(Failure::new("the private PostgreSQL server did not start in time")
+                    .caused_by(&e));
+            }
+            Err(_) => {}
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            let text = format!("the private PostgreSQL server ended while starting ({status})");
+            return Err(Failure::new(text)
+                .hint("its log says why; check postgres.settings in the plan"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn initialise(server: &PrivateServer, owner: Option<&User>) -> Result<(), Failure> {
+    let failed = |text: &str| Failure::new(format!("can't initialise a database cluster: {text}"));
+    let password_file = server.folder.join("password");
+    fs::write(&password_file, &server.password)
+        .and_then(|()| match owner {
+            Some(u) => chown(&password_file, Some(u.uid), Some(u.gid)).map_err(io::Error::from),
+            None => Ok(()),
+        })
+        .map_err(|e| failed("no password file").caused_by(&e))?;
+    let mut command = command(&server.initdb, server, owner);
+    command
+        .arg("--pgdata")
+        .arg(server.data())
+        .args(["--username=postgres", "--encoding=UTF8", "--locale=C"])
+        .args(["--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync"])
+        .arg("--pwfile")
+        .arg(&password_file);
+    let output = command
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| failed("initdb can't be started").caused_by(&e))?;
+    let _ = fs::remove_file(&password_file);
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut failure = failed(&format!("initdb ended with {}", output.status));
+    failure.causes.push(said.trim().to_owned());
+    Err(failure)
+}
+
+/// A fast shutdown if there is time, an immediate one if there is none.
+async fn stop(child: &mut Child, in_order: bool) {
+    let steps = if in_order {
+        [(Signal::SIGINT, STOP_TIMEOUT), (Signal::SIGQUIT, STOP_TIMEOUT)]
+    } else {
+        [(Signal::SIGQUIT, Duration::from_secs(2)), (Signal::SIGQUIT, Duration::from_secs(3))]
+    };
+    for (signal, timeout) in steps {
+        let Some(pid) = child.id() else { return };
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        if tokio::time::timeout(timeout, child.wait()).await.is_ok() {
+            return;
+        }
+    }
+    let _ = child.kill().await;
+}

@@ -1,0 +1,78 @@
+//! The drain: until everything the phase wrote is durable at the sink, by position.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walbench_metrics::clock::wall_us;
+use walbench_results::outcome::DrainVerdict;
+
+use super::events::Happening;
+use super::{Run, Stop};
+use crate::postgres::control::refused;
+
+/// How often the slots are asked how far they are.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// After an interrupt the drain has this long.
+const INTERRUPTED_DRAIN_SEC: f64 = 10.0;
+
+impl Run {
+    /// Waits until every slot is confirmed behind the phase's last WAL. Consumers confirm only what
+    /// their sink has acknowledged, so then every row of the phase is there.
+    pub(super) async fn drain(&mut self, phase: u32) -> Result<(), Stop> {
+        self.live.drain(phase);
+        let end_lsn = self.mark_end().await?;
+        let limit = match self.interrupts {
+            0 => self.plan.limits.drain_sec,
+            _ => self.plan.limits.drain_sec.min(INTERRUPTED_DRAIN_SEC),
+        };
+        let mut deadline = Self::after(limit);
+        let verdict = loop {
+            if self.is_confirmed(end_lsn).await? {
+                break DrainVerdict::Drained;
+            }
+            if Instant::now() >= deadline {
+                break match self.interrupts {
+                    0 => DrainVerdict::TimedOut,
+                    _ => DrainVerdict::Interrupted,
+                };
+            }
+            if let Happening::Interrupted = self.next(Instant::now() + POLL_INTERVAL).await? {
+                deadline = deadline.min(Self::after(INTERRUPTED_DRAIN_SEC));
+            }
+        };
+        if let Some(outcome) = self.phases.last_mut() {
+            outcome.wal_end_lsn = Some(end_lsn);
+            outcome.drain = verdict;
+            outcome.drained_us = (verdict == DrainVerdict::Drained).then(wall_us);
+        }
+        Ok(())
+    }
+
+    /// Ends the phase's WAL with a message of our own, flushed, so that there is a position to wait
+    /// for that is behind every row and that PostgreSQL will send something for.
+    async fn mark_end(&self) -> Result<u64, Stop> {
+        let Some(source) = &self.source else { return Ok(0) };
+        let what = "mark the end of the phase";
+        let marker = "SET synchronous_commit = on; \
+                      SELECT pg_logical_emit_message(true, 'walbench-end', '')";
+        source.control.execute(what, marker).await?;
+        let sql = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint";
+        let lsn = source.control.value::<i64>(what, sql).await?;
+        Ok(u64::try_from(lsn).unwrap_or_default())
+    }
+
+    async fn is_confirmed(&self, end_lsn: u64) -> Result<bool, Stop> {
+        let Some(source) = &self.source else { return Ok(true) };
+        let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY($1) \
+                   AND confirmed_flush_lsn - '0/0'::pg_lsn >= $2::bigint";
+        let end_lsn = i64::try_from(end_lsn).unwrap_or(i64::MAX);
+        let row = source
+            .control
+            .client
+            .query_one(sql, &[&source.slots, &end_lsn])
+            .await
+            .map_err(|e| refused("say how far the slots are", &e))?;
+        Ok(row.get::<_, i64>(0) == source.slots.len() as i64)
+    }
+}

@@ -1,0 +1,223 @@
+//! After the last phase, or after whatever ended the run before: workers end, what is ours is
+//! removed, results are written.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use walbench_metrics::Failure;
+use walbench_metrics::message::FromWorker;
+use walbench_results::outcome::{Delivered, TableRows};
+use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
+
+use super::events::Happening;
+use super::{Run, Stop};
+use crate::ending::{self, Ending};
+use crate::worker::{ToAny, unexpected};
+
+/// A worker that was told to stop only has to close its connections.
+const DONE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The server stops in order, with a checkpoint.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the workers leave.
+#[derive(Debug, Default)]
+struct Left {
+    produced: Vec<walbench_producer::Done>,
+    delivered: Vec<walbench_consumer::Delivered>,
+}
+
+impl Run {
+    /// Ends everything and says how it went.
+    pub(super) async fn finish(mut self, went: Result<(), Stop>) -> Result<u8, Ending> {
+        self.live.clear();
+        self.listening = false;
+        self.cuts = None;
+        let mut left = Left::default();
+        let mut stop = went.err();
+        if stop.is_none() {
+            match self.stop_workers().await {
+                Ok(everything) => left = everything,
+                Err(early) => stop = Some(early),
+            }
+        }
+        let table_rows = if stop.is_none() { self.count_rows().await } else { Vec::new() };
+        self.end_workers().await;
+        let removed = self.remove_source().await;
+        self.end_keeper(removed.is_ok()).await;
+        let written = self.write_results(left, table_rows, stop.as_ref());
+        self.say_how_it_ended(stop, removed, written)
+    }
+
+    /// Producers first, so that what they wrote can still be confirmed.
+    async fn stop_workers(&mut self) -> Result<Left, Stop> {
+        let mut left = Left::default();
+        for number in self.producers.clone() {
+            left.produced.push(self.stop_worker(number).await?);
+        }
+        for number in self.consumers.clone() {
+            left.delivered.push(self.stop_worker(number).await?);
+        }
+        Ok(left)
+    }
+
+    async fn stop_worker<D: DeserializeOwned>(&mut self, number: usize) -> Result<D, Stop> {
+        self.tell(number, &ToAny::Stop).await?;
+        let deadline = Instant::now() + DONE_TIMEOUT;
+        loop {
+            let nonsense = |run: &Self, error: &dyn std::error::Error| -> Stop {
+                run.workers[number].failed("speaks nonsense").caused_by(error).into()
+            };
+            match self.next(deadline).await? {
+                Happening::Said(who, message) => match *message {
+                    FromWorker::Done(left) if who == number => {
+                        return serde_json::from_value(left).map_err(|e| nonsense(self, &e));
+                    }
+                    other => return Err(nonsense(self, &unexpected("Done", &other))),
+                },
+                Happening::Interrupted => {}
+                Happening::TimeUp => {
+                    return Err(self.workers[number].failed("did not stop in time").into());
+                }
+            }
+        }
+    }
+
+    /// Closes every link but the keeper's; who does not end by itself is ended.
+    async fn end_workers(&mut self) {
+        let keeper = self.private.as_ref().map(|(number, _)| *number);
+        let workers = self.workers.iter_mut().enumerate().filter(|(n, _)| Some(*n) != keeper);
+        for (_, worker) in workers {
+            worker.end().await;
+        }
+    }
+
+    async fn remove_source(&mut self) -> Result<(), Failure> {
+        self.watch = None;
+        let Some(source) = self.source.take() else { return Ok(()) };
+        // The whole server goes, unless it is kept.
+        if self.private.is_some() && !self.keep {
+            return Ok(());
+        }
+        source.remove(self.keep).await
+    }
+
+    async fn end_keeper(&mut self, in_order: bool) {
+        let Some((number, _)) = self.private else { return };
+        if in_order && self.tell(number, &ToAny::Stop).await.is_ok() {
+            let deadline = Instant::now() + KEEPER_TIMEOUT;
+            // Whatever comes (Done, a broken link, an impatient signal) is its end.
+            while let Ok(Happening::Interrupted) = self.next(deadline).await {}
+        }
+        self.workers[number].end().await;
+    }
+
+    /// What the tables hold, against what was acknowledged.
+    async fn count_rows(&self) -> Vec<TableRows> {
+        let Some(source) = &self.source else { return Vec::new() };
+        if !self.plan.producer.enabled {
+            return Vec::new();
+        }
+        match source.count_rows(&self.plan.producer.tables).await {
+            Ok(counted) => vec![TableRows {
+                table: self.plan.producer.tables.join(", "),
+                expected: self.counted.rows_left(),
+                counted,
+            }],
+            Err(failure) => {
+                self.live.say(&failure.to_string());
+                Vec::new()
+            }
+        }
+    }
+
+    /// Writes what there is to say; `None` when no phase was started.
+    fn write_results(
+        &mut self,
+        left: Left,
+        table_rows: Vec<TableRows>,
+        stop: Option<&Stop>,
+    ) -> Result<Option<Metrics>, Failure> {
+        let unwritable = |e: &dyn std::error::Error| {
+            Failure::new("the results can't be written").caused_by(e)
+        };
+        let json = |value: &serde_json::Value| format!("{value:#}\n");
+        let environment =
+            serde_json::to_value(&self.environment).map_err(|e| unwritable(&e))?;
+        self.folder.write("environment.json", json(&environment)).map_err(|e| unwritable(&e))?;
+        self.samples.flush().map_err(|e| unwritable(&e))?;
+        if self.phases.is_empty() {
+            return Ok(None);
+        }
+        let outcome = self.outcome(left, table_rows, stop);
+        let metrics = metrics(&self.plan, &self.tally, &outcome, &self.environment);
+        let value = serde_json::to_value(&metrics).map_err(|e| unwritable(&e))?;
+        self.folder.write("metrics.json", json(&value)).map_err(|e| unwritable(&e))?;
+        self.folder.write("SUMMARY.md", summary(&metrics)).map_err(|e| unwritable(&e))?;
+        Ok(Some(metrics))
+    }
+
+    fn outcome(
+        &mut self,
+        left: Left,
+        table_rows: Vec<TableRows>,
+        stop: Option<&Stop>,
+    ) -> RunOutcome {
+        let Left { produced, delivered } = left;
+        let (acknowledged, unknown) =
+            produced.into_iter().map(|done| (done.acknowledged, done.unknown)).unzip();
+        let delivered = delivered.into_iter().map(|d| Delivered {
+            ledger: d.ledger,
+            duplicated_rows: d.duplicated_rows,
+            out_of_order: d.out_of_order,
+            unstamped_rows: d.unstamped_rows,
+            incomplete_rows: 0,
+        });
+        RunOutcome {
+            run_id: self.folder.id().to_owned(),
+            started_at: self.started_at,
+            finished_at: jiff::Timestamp::now(),
+            phases: std::mem::take(&mut self.phases),
+            acknowledged,
+            unknown,
+            delivered: delivered.collect(),
+            table_rows,
+            interrupted: self.interrupts > 0,
+            failure: match stop {
+                Some(Stop::Failed(failure)) => Some(failure.error.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    fn say_how_it_ended(
+        &self,
+        stop: Option<Stop>,
+        removed: Result<(), Failure>,
+        written: Result<Option<Metrics>, Failure>,
+    ) -> Result<u8, Ending> {
+        if let (true, Some((_, server))) = (self.keep, &self.private) {
+            let data = server.data();
+            self.live.say(&format!("the private server's data is kept in {}", data.display()));
+        }
+        let metrics = written.map_err(Ending::component)?;
+        if let Some(metrics) = &metrics {
+            ending::print(&terminal(metrics))?;
+        }
+        self.live.say(&format!("results: {}", self.folder.path().display()));
+        if let Some(Stop::Failed(failure)) = stop {
+            return Err(Ending::component(failure));
+        }
+        removed.map_err(|f| {
+            let text = "the run is over and its results are written, but its database is not removed";
+            Ending::component(Failure::new(text).because(f).hint("run `walbench clean` later"))
+        })?;
+        match (stop, metrics) {
+            (Some(_), _) => Err(Ending::interrupted()),
+            (None, _) if self.interrupts > 0 => Err(Ending::interrupted()),
+            (None, Some(metrics)) => Ok(metrics.verdict.exit_code()),
+            (None, None) => Ok(0),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A run, from plan to results.
+//!
+//! ```text
+//! open ─► server ─► source ─► workers ready ─► phase… ─► workers done ─► remove ─► results
+//! ```
+//!
+//! Everything that happens outside (workers, signals, state of the server) arrives as an [`Event`]
+//! in one queue and is handled in one place, [`Run::next`].
+
+mod counted;
+mod drain;
+mod events;
+mod finish;
+mod phase;
+mod prepare;
+
+use std::ops::Range;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+use walbench_metrics::{Cuts, Failure};
+use walbench_phases::Plan;
+use walbench_phases::plan::{ClickhouseMode, MockLevel, ProfilingTool};
+use walbench_results::environment::Environment;
+use walbench_results::folder::{FolderError, SampleLog, run_id};
+use walbench_results::outcome::PhaseOutcome;
+use walbench_results::{RunFolder, Tally};
+
+pub(crate) use self::events::Event;
+use self::counted::Counted;
+use crate::cli::RunArgs;
+use crate::ending::Ending;
+use crate::live::Live;
+use crate::postgres::private::PrivateServer;
+use crate::postgres::source::Source;
+use crate::watch::Watch;
+use crate::worker::Worker;
+use crate::{environment, plan, signals};
+
+/// Why a run does not go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// A component failed.
+    Failed(Failure),
+    /// The user wants it ended now.
+    Interrupted,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<FolderError> for Stop {
+    fn from(error: FolderError) -> Self {
+        Self::Failed(Failure::new("the results can't be written").caused_by(&error))
+    }
+}
+
+/// A run and everything it holds.
+pub(crate) struct Run {
+    plan: Plan,
+    keep: bool,
+    pg_bin: Option<std::path::PathBuf>,
+    started_at: jiff::Timestamp,
+    folder: RunFolder,
+    environment: Environment,
+    sender: UnboundedSender<Event>,
+    events: UnboundedReceiver<Event>,
+    /// Signals so far.
+    interrupts: u32,
+    /// The private server's keeper is among them, if there is one.
+    workers: Vec<Worker>,
+    producers: Range<usize>,
+    consumers: Range<usize>,
+    private: Option<(usize, PrivateServer)>,
+    source: Option<Source>,
+    watch: Option<Watch>,
+    /// Where the running phase is cut; `None` between phases.
+    cuts: Option<(u32, Cuts)>,
+    /// When the processes were last measured, in µs.
+    measured_us: i64,
+    /// Workers are expected to speak each second.
+    listening: bool,
+    /// Resource samples that were asked for and have not come.
+    owed_resources: u32,
+    samples: SampleLog,
+    tally: Tally,
+    counted: Counted,
+    phases: Vec<PhaseOutcome>,
+    live: Live,
+}
+
+/// `walbench run`.
+pub(crate) async fn run(args: &RunArgs) -> Result<u8, Ending> {
+    let plan = plan::resolve(&args.plan)?;
+    refuse_what_is_missing(&plan)?;
+    let mut run = Run::open(plan, args).map_err(Ending::component)?;
+    let went = run.go().await;
+    run.finish(went).await
+}
+
+/// What plans may say and this version can't do: refused before anything is started.
+fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
+    let refused = |what: &str, hint: &str| {
+        Err(Ending::usage(Failure::new(format!("{what} is not in this version of walbench")).hint(hint)))
+    };
+    if plan.clickhouse.mode != ClickhouseMode::Mock {
+        return refused(
+            "a real ClickHouse (clickhouse.mode other than \"mock\")",
+            "--mock-clickhouse runs the same plan against the mock",
+        );
+    }
+    if plan.consumer.mock_level == MockLevel::Http {
+        return refused(
+            "the mock ClickHouse server (consumer.mock_level = \"http\")",
+            "\"encode\" has the same CPU cost and no server",
+        );
+    }
+    if plan.profiling.tool != ProfilingTool::None {
+        return refused("profiling (profiling.tool)", "leave it out, or use --profile none");
+    }
+    Ok(())
+}
+
+impl Run {
+    fn open(plan: Plan, args: &RunArgs) -> Result<Self, Failure> {
+        let unwritable = |e: FolderError| {
+            Failure::new("the results can't be written").caused_by(&e).hint(
+                "output.dir in the plan, or --output, names the folder that holds the runs",
+            )
+        };
+        let started_at = jiff::Timestamp::now();
+        let folder = RunFolder::create(&plan.output.dir, &run_id(started_at, &plan.name))
+            .map_err(unwritable)?;
+        folder.write("plan.toml", plan.masked().to_toml()).map_err(unwritable)?;
+        let samples = folder.samples().map_err(unwritable)?;
+        let (sender, events) = unbounded_channel();
+        signals::forward(&sender)
+            .map_err(|e| Failure::new("signals can't be received").caused_by(&e))?;
+        Ok(Self {
+            environment: environment::of_this_machine(),
+            tally: Tally::new(&plan),
+            live: Live::new(&plan, args.verbose),
+            keep: args.keep,
+            pg_bin: args.pg_bin.clone(),
+            started_at,
+            folder,
+            sender,
+            events,
+            interrupts: 0,
+            workers: Vec::new(),
+            producers: 0..0,
+            consumers: 0..0,
+            private: None,
+            source: None,
+            watch: None,
+            cuts: None,
+            measured_us: 0,
+            listening: false,
+            owed_resources: 0,
+            samples,
+            counted: Counted::default(),
+            phases: Vec::new(),
+            plan,
+        })
+    }
+
+    /// Everything until the last phase is over. An early end is not the caller's to clean up after:
+    /// `finish` is.
+    async fn go(&mut self) -> Result<(), Stop> {
+        let server = self.reach_server().await?;
+        self.prepare_source(&server).await?;
+        self.start_workers().await?;
+        self.prepare_workers().await?;
+        self.begin_to_watch().await?;
+        for phase in 0..self.plan.phases.len() {
+            if self.interrupts > 0 {
+                break;
+            }
+            self.run_phase(u32::try_from(phase).unwrap_or(u32::MAX)).await?;
+        }
+        self.listening = false;
+        Ok(())
+    }
+
+    /// An interrupt while nothing was measured yet ends the run.
+    fn check_interrupt(&mut self) -> Result<(), Stop> {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event)?;
+        }
+        if self.interrupts > 0 { Err(Stop::Interrupted) } else { Ok(()) }
+    }
+
+    fn after(seconds: f64) -> Instant {
+        Instant::now() + std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
+    }
+}

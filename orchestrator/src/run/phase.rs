@@ -1,0 +1,186 @@
+//! One phase: load, then drain.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walbench_metrics::Cuts;
+use walbench_metrics::clock::wall_us;
+use walbench_metrics::message::{Finish, FromWorker, PhaseStart};
+use walbench_metrics::sample::ResourceSample;
+use walbench_results::outcome::{DrainVerdict, PhaseOutcome};
+
+use super::events::Happening;
+use super::{Run, Stop};
+use crate::worker::{ToAny, unexpected};
+
+/// A phase starts this much after it is announced, so that every worker knows of it before.
+const LEAD: Duration = Duration::from_millis(200);
+
+/// Producers that were told to finish have this long for what is under way.
+const FINISH_TIMEOUT_SEC: f64 = 30.0;
+
+/// Consumers that were told to finish only have to send their last samples.
+const LAST_SAMPLES_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// State of the server that is asked for at the end of a phase may be this late.
+const LAST_RESOURCES_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Run {
+    pub(super) async fn run_phase(&mut self, phase: u32) -> Result<(), Stop> {
+        self.start_phase(phase).await?;
+        let load = self.load(phase).await;
+        if let Some(outcome) = self.phases.last_mut() {
+            outcome.producers_done_us = load.is_ok().then(wall_us);
+        }
+        load?;
+        self.drain(phase).await?;
+        self.end_phase(phase).await
+    }
+
+    async fn start_phase(&mut self, phase: u32) -> Result<(), Stop> {
+        let start_us = wall_us() + i64::try_from(LEAD.as_micros()).unwrap_or_default();
+        let planned = &self.plan.phases[phase as usize];
+        let cuts = Cuts::new(start_us, planned.warmup_sec, planned.duration_sec);
+        self.live.start_phase(planned, phase);
+        self.tally.phase_starts(phase, start_us);
+        self.phases.push(PhaseOutcome {
+            index: phase,
+            started_us: start_us,
+            measured_from_us: cuts.measured_us,
+            scheduled_end_us: cuts.end_us,
+            producers_done_us: None,
+            drained_us: None,
+            drain: DrainVerdict::Interrupted,
+            wal_start_lsn: self.wal_lsn().await,
+            wal_end_lsn: None,
+            completed: false,
+        });
+        self.tell_all(&ToAny::Start(PhaseStart { phase, start_us })).await?;
+        // What was used between the phases belongs to neither.
+        if let Some(watch) = &mut self.watch {
+            watch.forget();
+        }
+        self.measured_us = start_us.min(wall_us());
+        self.cuts = Some((phase, cuts));
+        self.listening = true;
+        Ok(())
+    }
+
+    async fn tell_all(&mut self, message: &ToAny) -> Result<(), Stop> {
+        for number in self.consumers.start..self.producers.end {
+            self.tell(number, message).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn tell(&mut self, number: usize, message: &ToAny) -> Result<(), Stop> {
+        let worker = &mut self.workers[number];
+        worker.last_heard = Instant::now();
+        match worker.send(message).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(worker.failed("can't be told anything").caused_by(&error).into()),
+        }
+    }
+
+    /// Until the producers are done, or, without any, until the phase's time is over.
+    async fn load(&mut self, phase: u32) -> Result<(), Stop> {
+        let planned = &self.plan.phases[phase as usize];
+        let length = LEAD.as_secs_f64() + planned.warmup_sec + planned.duration_sec;
+        let mut waiting: Vec<usize> = self.producers.clone().collect();
+        let own_clock = waiting.is_empty();
+        let patience = self.plan.limits.catch_up_sec + FINISH_TIMEOUT_SEC;
+        let mut deadline = Self::after(if own_clock { length } else { length + patience });
+        while own_clock || !waiting.is_empty() {
+            match self.next(deadline).await? {
+                Happening::Said(number, message) => {
+                    self.finished(phase, number, &message)?;
+                    waiting.retain(|n| *n != number);
+                }
+                Happening::Interrupted => {
+                    for &number in &waiting {
+                        self.tell(number, &ToAny::Finish(Finish { phase })).await?;
+                    }
+                    deadline = Self::after(if own_clock { 0.0 } else { FINISH_TIMEOUT_SEC });
+                }
+                Happening::TimeUp if own_clock => return Ok(()),
+                Happening::TimeUp => {
+                    let worker = &self.workers[waiting[0]];
+                    return Err(worker.failed("did not finish the phase in time").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finished(
+        &self,
+        phase: u32,
+        number: usize,
+        message: &crate::worker::FromAny,
+    ) -> Result<(), Stop> {
+        match message {
+            FromWorker::Finished { phase: done } if *done == phase => Ok(()),
+            other => {
+                let error = unexpected("Finished", other);
+                Err(self.workers[number].failed("speaks nonsense").caused_by(&error).into())
+            }
+        }
+    }
+
+    /// Takes the consumers' last samples of the phase, and our own.
+    async fn end_phase(&mut self, phase: u32) -> Result<(), Stop> {
+        let mut waiting: Vec<usize> = self.consumers.clone().collect();
+        for &number in &waiting {
+            self.tell(number, &ToAny::Finish(Finish { phase })).await?;
+        }
+        let deadline = Instant::now() + LAST_SAMPLES_TIMEOUT;
+        while let Some(&first) = waiting.first() {
+            match self.next(deadline).await? {
+                Happening::Said(number, message) => {
+                    self.finished(phase, number, &message)?;
+                    waiting.retain(|n| *n != number);
+                }
+                Happening::Interrupted => {}
+                Happening::TimeUp => {
+                    let worker = &self.workers[first];
+                    return Err(worker.failed("did not send its last samples").into());
+                }
+            }
+        }
+        self.measure();
+        let deadline = Instant::now() + LAST_RESOURCES_TIMEOUT;
+        self.cuts = None;
+        while self.owed_resources > 0 && Instant::now() < deadline {
+            let soon = (Instant::now() + Duration::from_millis(5)).min(deadline);
+            self.next(soon).await?;
+        }
+        if let Some(outcome) = self.phases.last_mut() {
+            outcome.completed = self.interrupts == 0;
+        }
+        self.samples.flush()?;
+        self.live.end_phase();
+        Ok(())
+    }
+
+    /// Where the server's WAL ends now; `None` when it doesn't say.
+    pub(super) async fn wal_lsn(&self) -> Option<u64> {
+        let control = &self.source.as_ref()?.control;
+        let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
+        let lsn = tokio::time::timeout(
+            Duration::from_secs(2),
+            control.value::<i64>("say where its WAL ends", sql),
+        );
+        u64::try_from(lsn.await.ok()?.ok()?).ok()
+    }
+
+    /// The measured window starts where the warm-up's last sample ends.
+    pub(super) fn note_wal_start(&mut self, sample: &ResourceSample) {
+        let Some((phase, cuts)) = self.cuts else { return };
+        let ends_warmup = sample.interval.start_us < cuts.measured_us
+            && sample.interval.end_us >= cuts.measured_us;
+        let (Some(outcome), Some(state)) = (self.phases.last_mut(), &sample.postgres) else { return };
+        if ends_warmup && sample.interval.phase == phase {
+            outcome.wal_start_lsn = Some(state.wal_lsn);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Everything before the first phase.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walbench_metrics::Failure;
+use walbench_metrics::message::FromWorker;
+use walbench_metrics::stamp::run_number;
+use walbench_phases::address::PostgresAddress;
+
+use super::events::Happening;
+use super::{Run, Stop};
+use crate::environment;
+use crate::postgres::binaries::Binaries;
+use crate::postgres::private::PrivateServer;
+use crate::postgres::source::Source;
+use crate::watch::Watch;
+use crate::worker::{Start, Worker, unexpected};
+
+/// Preparing a worker is connecting; the private server may have to make its cluster first.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
+
+impl Run {
+    /// The server of the plan, or a private one.
+    pub(super) async fn reach_server(&mut self) -> Result<PostgresAddress, Stop> {
+        if let Some(url) = &self.plan.postgres.url {
+            return PostgresAddress::parse(url)
+                .map_err(|e| Failure::new("postgres.url can't be used").caused_by(&e).into());
+        }
+        let binaries = Binaries::find_server(self.pg_bin.as_deref())?;
+        let server = PrivateServer::new(&self.plan, &binaries, self.keep)?;
+        self.live.step(&format!(
+            "starting a private PostgreSQL ({}) in {}",
+            server.postgres.display(),
+            server.folder.display()
+        ));
+        let keeper = self.start_worker("postgres", "postgres", &[]).await?;
+        self.private = Some((keeper, server.clone()));
+        self.workers[keeper].prepare(&server).await?;
+        self.until_ready(&[keeper]).await?;
+        self.environment.data_filesystem = walbench_profiles::filesystem_of(&server.folder);
+        Ok(server.address(self.plan.postgres.transport))
+    }
+
+    /// Database, tables, publications and slots.
+    pub(super) async fn prepare_source(&mut self, server: &PostgresAddress) -> Result<(), Stop> {
+        self.live.step(&format!("preparing database \"{}\"", self.plan.postgres.database));
+        let run_id = self.folder.id().to_owned();
+        let source = Source::prepare(server, &self.plan, &run_id, self.pg_bin.as_deref()).await?;
+        self.live.step(&format!("PostgreSQL {} at {}", source.facts.version, source.address));
+        let server = environment::of_server(&source, &self.plan, self.private.is_some()).await;
+        self.environment.servers.push(server);
+        self.environment.allowances.extend(source.allowances.iter().cloned());
+        self.source = Some(source);
+        self.check_interrupt()
+    }
+
+    /// Starts a worker process and returns its number.
+    async fn start_worker(
+        &mut self,
+        name: &str,
+        role: &str,
+        launcher: &[String],
+    ) -> Result<usize, Stop> {
+        let number = self.workers.len();
+        let logs = self.folder.logs();
+        let start = Start { name, role, launcher, logs: &logs };
+        let worker = Worker::start(start, number, &self.sender).await?;
+        self.environment.clocks.insert(name.to_owned(), worker.clock);
+        self.workers.push(worker);
+        Ok(number)
+    }
+
+    pub(super) async fn start_workers(&mut self) -> Result<(), Stop> {
+        let consumer = self.plan.consumer.clone();
+        let first = self.workers.len();
+        for n in 0..consumer.processes {
+            self.start_worker(&format!("consumer-{n}"), "consumer", &consumer.launcher).await?;
+        }
+        self.consumers = first..self.workers.len();
+        let producer = self.plan.producer.clone();
+        let processes = if producer.enabled { producer.processes } else { 0 };
+        for n in 0..processes {
+            self.start_worker(&format!("producer-{n}"), "producer", &producer.launcher).await?;
+        }
+        self.producers = self.consumers.end..self.workers.len();
+        self.live.step(&format!("{} consumers, {processes} producers", consumer.processes));
+        Ok(())
+    }
+
+    pub(super) async fn prepare_workers(&mut self) -> Result<(), Stop> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let server_clock = source.control.clock().await?;
+        self.environment.clocks.insert("postgresql".into(), server_clock);
+        let run = run_number(self.folder.id());
+        let (address, plan) = (source.address.clone(), self.plan.clone());
+        for (n, number) in self.consumers.clone().enumerate() {
+            let worker = &mut self.workers[number];
+            let prepare = walbench_consumer::Prepare {
+                run,
+                address: address.clone(),
+                plan: plan.clone(),
+                slot: source.slots[n].clone(),
+                publication: source.publications[n].clone(),
+                clock_correction_us: worker.clock.correction_us(),
+                server_correction_us: server_clock.correction_us(),
+            };
+            worker.prepare(&prepare).await?;
+        }
+        for (n, number) in self.producers.clone().enumerate() {
+            let worker = &mut self.workers[number];
+            let prepare = walbench_producer::Prepare {
+                run,
+                index: u32::try_from(n).unwrap_or(u32::MAX),
+                address: address.clone(),
+                plan: plan.clone(),
+                clock_correction_us: worker.clock.correction_us(),
+            };
+            worker.prepare(&prepare).await?;
+        }
+        let everyone: Vec<usize> = self.consumers.clone().chain(self.producers.clone()).collect();
+        self.until_ready(&everyone).await?;
+        self.check_interrupt()
+    }
+
+    /// Waits until each of these workers has said that it is ready.
+    async fn until_ready(&mut self, workers: &[usize]) -> Result<(), Stop> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let mut waiting = workers.to_vec();
+        while let Some(&first) = waiting.first() {
+            match self.next(deadline).await? {
+                Happening::Said(number, message) => match *message {
+                    FromWorker::Ready => waiting.retain(|n| *n != number),
+                    other => {
+                        let error = unexpected("Ready", &other);
+                        let nonsense = self.workers[number].failed("speaks nonsense");
+                        return Err(nonsense.caused_by(&error).into());
+                    }
+                },
+                Happening::Interrupted => return Err(Stop::Interrupted),
+                Happening::TimeUp => {
+                    return Err(self.workers[first].failed("was not ready in time").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From here on what processes and the server use is measured.
+    pub(super) async fn begin_to_watch(&mut self) -> Result<(), Stop> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let workers = self.consumers.clone().chain(self.producers.clone());
+        let workers: Vec<&Worker> = workers.map(|n| &self.workers[n]).collect();
+        let postmaster = self.private.as_ref().and_then(|(_, server)| server.postmaster_pid());
+        let watch = Watch::start(source, &workers, postmaster, &self.sender).await?;
+        self.environment.allowances.extend(watch.allowances());
+        self.watch = Some(watch);
+        Ok(())
+    }
+}

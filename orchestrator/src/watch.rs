@@ -1,0 +1,231 @@
+//! What the pipeline's processes and its server use, each second.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_postgres::Row;
+use walbench_metrics::Failure;
+use walbench_metrics::sample::{
+    Interval, PostgresState, ProcessUse, ResourceSample, Role, SlotState,
+};
+use walbench_phases::address::Host;
+use walbench_profiles::{ProcessMeter, TreeMeter, Usage};
+
+use crate::postgres::control::{Control, refused};
+use crate::postgres::source::Source;
+use crate::run::Event;
+use crate::worker::Worker;
+
+/// A server that takes longer to describe its slots is left out of the sample: its answer would be
+/// of another moment.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+const STATE_SQL: &str = "
+SELECT s.slot_name::text,
+       (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint,
+       greatest(pg_current_wal_flush_lsn() - s.confirmed_flush_lsn, 0)::bigint,
+       greatest(pg_current_wal_flush_lsn() - s.restart_lsn, 0)::bigint,
+       coalesce(t.spill_bytes, 0)::bigint,
+       s.active_pid
+FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t USING (slot_name)
+WHERE s.slot_name::text = ANY($1) ORDER BY s.slot_name";
+
+/// Who sends a slot's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Walsender {
+    /// Number of the slot and its consumer.
+    pub(crate) slot: usize,
+    /// Its process on the server's machine.
+    pub(crate) pid: u32,
+}
+
+/// Meters of all processes, and the way to the server's state.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    processes: Vec<Metered>,
+    server: Option<(TreeMeter, Usage)>,
+    walsenders: Vec<(Walsender, Metered)>,
+    /// The server's processes are on this machine.
+    is_local: bool,
+    requests: UnboundedSender<Box<ResourceSample>>,
+}
+
+#[derive(Debug)]
+struct Metered {
+    name: String,
+    role: Role,
+    meter: ProcessMeter,
+    before: Usage,
+}
+
+impl Metered {
+    fn open(name: String, role: Role, pid: u32) -> Option<Self> {
+        let mut meter = ProcessMeter::open(pid).ok()?;
+        let before = meter.read()?;
+        Some(Self { name, role, meter, before })
+    }
+
+    /// What it used since the last time. One that has ended used nothing more that can be seen.
+    fn used(&mut self) -> ProcessUse {
+        let now = self.meter.read().unwrap_or(self.before);
+        let before = std::mem::replace(&mut self.before, now);
+        process_use(&self.name, self.role, before, now)
+    }
+}
+
+fn process_use(name: &str, role: Role, before: Usage, now: Usage) -> ProcessUse {
+    let cpu_us = now.cpu_us.saturating_sub(before.cpu_us);
+    ProcessUse { name: name.into(), role, cpu_us, rss_bytes: now.rss_bytes }
+}
+
+impl Watch {
+    /// Begins to measure ourselves, the workers of this machine and the server, if it is on this
+    /// machine too.
+    pub(crate) async fn start(
+        source: &Source,
+        workers: &[&Worker],
+        postmaster: Option<u32>,
+        events: &UnboundedSender<Event>,
+    ) -> Result<Self, Failure> {
+        let control = Control::open(&source.address).await?;
+        let rows = state(&control, &source.slots).await?;
+        let walsenders = walsenders(&rows, &source.slots);
+        let is_local = postmaster.is_some() || is_postgres_here(source, &walsenders);
+        let postmaster =
+            postmaster.or_else(|| parent(walsenders.first().filter(|_| is_local)?.pid));
+        let mut processes: Vec<Metered> = workers
+            .iter()
+            .filter(|worker| worker.is_local)
+            .filter_map(|worker| Metered::open(worker.name.clone(), role(&worker.name), worker.pid))
+            .collect();
+        processes.extend(Metered::open(
+            "orchestrator".into(),
+            Role::Orchestrator,
+            std::process::id(),
+        ));
+        let server = postmaster.and_then(|pid| TreeMeter::open(pid).ok());
+        let server = server.map(|mut meter| {
+            let before = meter.read().unwrap_or_default();
+            (meter, before)
+        });
+        let (requests, mut requested) = unbounded_channel::<Box<ResourceSample>>();
+        let (slots, events) = (source.slots.clone(), events.clone());
+        tokio::spawn(async move {
+            while let Some(mut sample) = requested.recv().await {
+                let asked = tokio::time::timeout(ANSWER_TIMEOUT, state(&control, &slots)).await;
+                let rows = asked.ok().and_then(Result::ok).unwrap_or_default();
+                sample.postgres = postgres_state(&rows);
+                if events.send(Event::Resources(sample, self::walsenders(&rows, &slots))).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut watch = Self { processes, server, walsenders: Vec::new(), is_local, requests };
+        watch.follow_walsenders(&walsenders);
+        Ok(watch)
+    }
+
+    /// What a reader must know of what is not measured.
+    pub(crate) fn allowances(&self) -> Vec<String> {
+        let text = "PostgreSQL runs on another machine, so its CPU and memory are not measured";
+        self.server.is_none().then(|| text.to_owned()).into_iter().collect()
+    }
+
+    /// A consumer that reconnected has another walsender.
+    pub(crate) fn follow_walsenders(&mut self, now: &[Walsender]) {
+        if !self.is_local {
+            return;
+        }
+        for walsender in now {
+            if self.walsenders.iter().any(|(known, _)| known == walsender) {
+                continue;
+            }
+            let name = format!("walsender-{}", walsender.slot);
+            self.walsenders.retain(|(known, _)| known.slot != walsender.slot);
+            let metered = Metered::open(name, Role::Walsender, walsender.pid);
+            self.walsenders.extend(metered.map(|metered| (*walsender, metered)));
+        }
+    }
+
+    /// Leaves out what was used up to now.
+    pub(crate) fn forget(&mut self) {
+        self.used();
+    }
+
+    /// Measures what was used since the last time, and sends for the server's state, with which it
+    /// comes as an event.
+    pub(crate) fn measure(&mut self, interval: Interval) {
+        let processes = self.used();
+        let sample = ResourceSample { interval, processes, postgres: None };
+        // The task that answers lives as long as its connection; without it the run has ended.
+        let _ = self.requests.send(Box::new(sample));
+    }
+
+    fn used(&mut self) -> Vec<ProcessUse> {
+        let walsenders = self.walsenders.iter_mut().map(|(_, metered)| metered);
+        let mut used: Vec<ProcessUse> =
+            self.processes.iter_mut().chain(walsenders).map(Metered::used).collect();
+        if let Some((meter, before)) = &mut self.server {
+            let now = meter.read().unwrap_or(*before);
+            used.push(process_use("postgres", Role::Postgres, *before, now));
+            *before = now;
+        }
+        used
+    }
+}
+
+fn role(worker: &str) -> Role {
+    if worker.starts_with("producer") { Role::Producer } else { Role::Consumer }
+}
+
+async fn state(control: &Control, slots: &[String]) -> Result<Vec<Row>, Failure> {
+    let rows = control.client.query(STATE_SQL, &[&slots]).await;
+    rows.map_err(|e| refused("describe the run's slots", &e))
+}
+
+fn postgres_state(rows: &[Row]) -> Option<PostgresState> {
+    let positive = |row: &Row, column: usize| {
+        let value = row.get::<_, Option<i64>>(column).unwrap_or_default();
+        u64::try_from(value).unwrap_or_default()
+    };
+    let slots = rows.iter().map(|row| SlotState {
+        name: row.get(0),
+        lag_bytes: positive(row, 2),
+        retained_bytes: positive(row, 3),
+        spill_bytes: positive(row, 4),
+    });
+    Some(PostgresState { wal_lsn: positive(rows.first()?, 1), slots: slots.collect() })
+}
+
+fn walsenders(rows: &[Row], slots: &[String]) -> Vec<Walsender> {
+    let walsender = |row: &Row| {
+        let name: &str = row.get(0);
+        let slot = slots.iter().position(|slot| slot == name)?;
+        let pid = u32::try_from(row.get::<_, Option<i32>>(5)?).ok()?;
+        Some(Walsender { slot, pid })
+    };
+    rows.iter().filter_map(walsender).collect()
+}
+
+/// A pid that the server names says nothing on another machine. Here it is a process called
+/// postgres, reached over a socket that can't leave this machine.
+fn is_postgres_here(source: &Source, walsenders: &[Walsender]) -> bool {
+    let is_loopback = match &source.address.host {
+        Host::Unix(_) => true,
+        Host::Tcp(host) => {
+            host == "localhost"
+                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+    };
+    let is_postgres = |pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim() == "postgres")
+    };
+    is_loopback && walsenders.first().is_some_and(|walsender| is_postgres(walsender.pid))
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}

@@ -1,0 +1,153 @@
+//! A private PostgreSQL server for this test binary.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{User, chown, geteuid};
+use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
+use walbench_producer::{Connected, connect};
+
+const PORT: u16 = 5432;
+
+/// The server outlives no test process, however that ends: its guardian waits for the end of this
+/// pipe, then stops it and removes its data.
+struct Cluster {
+    folder: PathBuf,
+    _guardian: ChildStdin,
+}
+
+const GUARDIAN: &str = r#"
+"$1/postgres" -D "$2/data" >"$2/log" 2>&1 &
+server=$!
+read -r _
+kill -INT "$server"
+wait "$server"
+rm -rf "$2"
+"#;
+
+const SETTINGS: [&str; 8] = [
+    "listen_addresses = ''",
+    "wal_level = logical",
+    "max_connections = 200",
+    "shared_buffers = 128MB",
+    "fsync = off",
+    "deadlock_timeout = 100ms",
+    "autovacuum = off",
+    "max_wal_size = 2GB",
+];
+
+/// A new database of this test's own.
+pub async fn database() -> PostgresAddress {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let cluster = CLUSTER.get_or_init(Cluster::start);
+    let address = cluster.address();
+    let name = format!("test {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let admin = connect(&address, "test").await.unwrap();
+    admin.client.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.unwrap();
+    address.with_database(&name)
+}
+
+/// A connection for looking at what a producer did.
+pub async fn look(address: &PostgresAddress) -> Connected {
+    connect(address, "test").await.unwrap()
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let binaries = binaries();
+        let folder = tempfile::Builder::new().prefix("walbench-test-").tempdir().unwrap().keep();
+        let owner = owner();
+        if let Some(owner) = &owner {
+            chown(&folder, Some(owner.uid), Some(owner.gid)).unwrap();
+        }
+        let as_owner = |program: &Path| {
+            let mut command = Command::new(program);
+            if let Some(owner) = &owner {
+                command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
+            }
+            command.current_dir(&folder);
+            command
+        };
+        let output = as_owner(&binaries.join("initdb"))
+            .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8"])
+            .args(["--locale=C", "--pgdata"])
+            .arg(folder.join("data"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let settings =
+            format!("{}\nunix_socket_directories = '{}'\n", SETTINGS.join("\n"), folder.display());
+        let file = folder.join("data/postgresql.auto.conf");
+        std::fs::write(&file, settings).unwrap();
+        let guardian = as_owner(Path::new("/bin/sh"))
+            .args(["-c", GUARDIAN, "guardian"])
+            .args([&binaries, &folder])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(File::create("/dev/null").unwrap())
+            // A Ctrl-C at the terminal is for the tests; the guardian cleans up after them.
+            .process_group(0)
+            .spawn()
+            .unwrap()
+            .stdin
+            .unwrap();
+        let cluster = Self { folder, _guardian: guardian };
+        cluster.wait();
+        cluster
+    }
+
+    fn wait(&self) {
+        let socket = self.folder.join(format!(".s.PGSQL.{PORT}"));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        while !socket.exists() || !log().contains("ready to accept connections") {
+            assert!(Instant::now() < deadline, "the server doesn't start: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn address(&self) -> PostgresAddress {
+        PostgresAddress {
+            host: Host::Unix(self.folder.clone()),
+            port: PORT,
+            user: Some("postgres".into()),
+            password: None,
+            dbname: Some("postgres".into()),
+            ssl: SslPolicy { mode: SslMode::Disable, root_cert: None },
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+/// PostgreSQL refuses to run as root: then it runs as another user.
+fn owner() -> Option<User> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let named = |name| User::from_name(name).unwrap();
+    Some(named("postgres").or_else(|| named("nobody")).expect("a user for PostgreSQL to run as"))
+}
+
+/// The newest PostgreSQL that is installed.
+fn binaries() -> PathBuf {
+    let version = |path: &Path| {
+        let name = path.parent()?.file_name()?.to_str()?;
+        name.parse::<u32>().ok()
+    };
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = installed
+        .map(|entry| entry.path().join("bin"))
+        .filter(|path| path.join("postgres").exists())
+        .max_by_key(|path| version(path));
+    let on_path = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).find(|folder| folder.join("postgres").exists())
+    });
+    newest.or(on_path).expect("these tests need PostgreSQL's server: install postgresql")
+}
