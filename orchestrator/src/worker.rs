@@ -48,6 +48,8 @@ pub(crate) struct Worker {
     pub(crate) clock: ClockOffset,
     /// When it was last heard.
     pub(crate) last_heard: Instant,
+    /// It has said its last word: that its link ends now is in order.
+    pub(crate) is_done: bool,
     child: Child,
     writer: Option<LinkWriter<Box<dyn AsyncWrite + Send + Unpin>>>,
     log: PathBuf,
@@ -83,6 +85,7 @@ impl Worker {
             is_local: start.launcher.is_empty(),
             clock: ClockOffset { offset_us: 0, uncertainty_us: 0 },
             last_heard: Instant::now(),
+            is_done: false,
             child,
             writer: Some(writer),
             log,

@@ -67,6 +67,9 @@ pub enum ConnectError {
     /// The network, the server or the login refused.
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),
+    /// The server let us in and then refused what every session begins with.
+    #[error("the session can't be set up")]
+    Setup(#[source] tokio_postgres::Error),
     /// Nobody answered in time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
@@ -224,7 +227,7 @@ fn hint(address: &PostgresAddress, error: &ConnectError) -> Option<String> {
         Host::Unix(folder) => format!("{}/.s.PGSQL.{}", folder.display(), address.port),
     };
     let error = match error {
-        ConnectError::Postgres(error) => error,
+        ConnectError::Postgres(error) | ConnectError::Setup(error) => error,
         ConnectError::Timeout(_) => {
             return Some(format!(
                 "check that {place} is the right address and that no firewall drops the packets; \
@@ -262,6 +265,10 @@ fn login_hint(address: &PostgresAddress, code: &SqlState, text: &str) -> Option<
         SqlState::TOO_MANY_CONNECTIONS => {
             "raise max_connections on the server, or lower producer.connections in the plan".into()
         }
+        SqlState::INSUFFICIENT_PRIVILEGE => {
+            "grant the user CONNECT on the database and INSERT, UPDATE and SELECT on its tables"
+                .into()
+        }
         SqlState::CANNOT_CONNECT_NOW => {
             "the server is starting or stopping: try again when it is up".into()
         }
@@ -275,13 +282,16 @@ fn network_hint(error: &tokio_postgres::Error, place: &str) -> Option<String> {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             return io_hint(io.kind(), place);
         }
+        let text = cause.to_string();
+        if text.contains("password missing") {
+            return Some("put the password in the URL".into());
+        }
+        if text.contains("does not support TLS") {
+            return Some("check the server's ssl setting and sslmode in the URL".into());
+        }
         next = cause.source();
     }
-    let text = error.to_string();
-    if text.contains("TLS") || text.contains("does not support") {
-        return Some("check the server's ssl setting and sslmode in the URL".into());
-    }
-    text.contains("password missing").then(|| "put the password in the URL".into())
+    None
 }
 
 fn io_hint(kind: std::io::ErrorKind, place: &str) -> Option<String> {

@@ -14,11 +14,12 @@ use walbench_metrics::{Failure, Window};
 use walbench_phases::schedule::Due;
 
 use crate::backoff::Backoff;
+use crate::connect::connection_failure;
 use crate::crew::{Crew, Run};
 use crate::recorder::Tally;
 use crate::write::attempt::{Attempt, Refusal};
 use crate::write::batch::Batch;
-use crate::write::session::{Backend, Session, open_failure};
+use crate::write::session::{Backend, Session};
 
 /// Longest sleep, so that an early end of the phase is noticed.
 const SLICE: Duration = Duration::from_millis(50);
@@ -93,7 +94,7 @@ impl<'a> Connection<'a> {
         )?;
         let session = runtime
             .block_on(Session::open(&crew.settings, &crew.tables))
-            .map_err(|error| open_failure(&crew.settings, &error))?;
+            .map_err(|error| connection_failure(&crew.settings.address, &error))?;
         Ok(Self { crew, number, runtime, session: Some(session), batch: Batch::default() })
     }
 
@@ -101,7 +102,7 @@ impl<'a> Connection<'a> {
         // Between phases nobody reads the socket: a server that went away is noticed here and not
         // by the first transaction.
         if let Some(session) = &self.session
-            && self.runtime.block_on(session.check()).is_err()
+            && !self.runtime.block_on(is_alive(session))
         {
             self.session = None;
         }
@@ -215,7 +216,7 @@ impl<'a> Connection<'a> {
         let mut backoff = Backoff::new(due.sequence);
         loop {
             let opening = Session::open(&self.crew.settings, &self.crew.tables);
-            if let Ok(session) = self.runtime.block_on(opening) {
+            if let Some(Ok(session)) = self.runtime.block_on(before_the_end(run, opening)) {
                 return Some(session);
             }
             self.tally(due.window, |tally| tally.error(LOST));
@@ -239,9 +240,12 @@ impl<'a> Connection<'a> {
         loop {
             let session = self.session(run, due)?;
             let looking = session.find_outcome(lost, xid, &self.batch);
-            if let Ok(outcome) = self.runtime.block_on(looking) {
-                self.session = Some(session);
-                return outcome;
+            match self.runtime.block_on(before_the_end(run, looking))? {
+                Ok(outcome) => {
+                    self.session = Some(session);
+                    return outcome;
+                }
+                Err(_) => self.tally(due.window, |tally| tally.error(LOST)),
             }
         }
     }
@@ -292,6 +296,16 @@ impl<'a> Connection<'a> {
     fn tally(&self, window: Window, change: impl FnOnce(&mut Tally)) {
         change(self.crew.recorder.shard(self.number).of(window));
     }
+}
+
+/// Whether the server answers on a session that nobody used for a while.
+async fn is_alive(session: &Session) -> bool {
+    matches!(tokio::time::timeout(GRACE, session.check()).await, Ok(Ok(())))
+}
+
+/// What `future` gives; `None` when that takes beyond the last moment to send.
+async fn before_the_end<T>(run: &Run, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout_at((run.deadline() + GRACE).into(), future).await.ok()
 }
 
 /// Sends a transaction and waits for its answer; one that hangs beyond the phase is cancelled.

@@ -1,5 +1,6 @@
 //! Getting ready: read the tables, check that the plan can be carried out, start the connections.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -64,7 +65,15 @@ pub(crate) fn start(
             thread::Builder::new()
                 .name(format!("connection-{number}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || live(&crew, number, &receiver, &events))
+                .spawn(move || {
+                    // A thread that dies in silence would leave the phase without an end.
+                    let life = AssertUnwindSafe(|| live(&crew, number, &receiver, &events));
+                    if catch_unwind(life).is_err() {
+                        let failure = Failure::new(format!("connection {number} panicked"))
+                            .hint("this is a fault in walbench: please report it with the log");
+                        _ = events.send(Event::Failed(failure));
+                    }
+                })
                 .map_err(|error| {
                     Failure::new(format!("can't start the thread of connection {number}"))
                         .caused_by(&error)

@@ -85,6 +85,7 @@ impl Run {
                 self.record(&Sample::Resources(sample))?;
                 Ok(None)
             }
+            Event::Broke(number, _) if self.workers[number].is_done => Ok(None),
             Event::Broke(number, error) => Err(self.broken(number, &error).into()),
             Event::Said(number, message) => self.said(number, message),
         }
@@ -102,6 +103,10 @@ impl Run {
                 Err(failed.because(failure).into())
             }
             FromWorker::Pong { .. } => Ok(None),
+            message @ FromWorker::Done(_) => {
+                self.workers[number].is_done = true;
+                Ok(Some(Happening::Said(number, Box::new(message))))
+            }
             message => Ok(Some(Happening::Said(number, Box::new(message)))),
         }
     }

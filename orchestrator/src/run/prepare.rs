@@ -84,7 +84,10 @@ impl Run {
             self.start_worker(&format!("producer-{n}"), "producer", &producer.launcher).await?;
         }
         self.producers = self.consumers.end..self.workers.len();
-        self.live.step(&format!("{} consumers, {processes} producers", consumer.processes));
+        self.live.step(&format!(
+            "workers started: {} consuming, {processes} producing",
+            consumer.processes
+        ));
         Ok(())
     }
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::future::{join_all, join3, join5};
 use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::{Error, Statement};
-use walbench_metrics::Failure;
 use walbench_metrics::stamp::Stamp;
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::{SynchronousCommit, WriteMethod};
@@ -89,6 +88,14 @@ impl Session {
     /// The server can't be reached, or it refuses a statement.
     pub async fn open(settings: &Settings, tables: &[Table]) -> Result<Self, ConnectError> {
         let connected = connect(&settings.address, &settings.application_name).await?;
+        Self::set_up(connected, settings, tables).await.map_err(ConnectError::Setup)
+    }
+
+    async fn set_up(
+        connected: Connected,
+        settings: &Settings,
+        tables: &[Table],
+    ) -> Result<Self, Error> {
         let client = &connected.client;
         let synchronous_commit = match settings.synchronous_commit {
             SynchronousCommit::On => "on",
@@ -298,10 +305,4 @@ impl Prepared {
         };
         Ok(Self { insert, columns: table.written(Purpose::Insert).count(), update, exists })
     }
-}
-
-/// A session that did not come about, as a person reads it.
-#[must_use]
-pub fn open_failure(settings: &Settings, error: &ConnectError) -> Failure {
-    crate::connect::connection_failure(&settings.address, error)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -13,12 +14,11 @@ use nix::unistd::{User, chown, geteuid};
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
 use walbench_producer::{Connected, connect};
 
-const PORT: u16 = 5432;
-
 /// The server outlives no test process, however that ends: its guardian waits for the end of this
 /// pipe, then stops it and removes its data.
-struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
+    port: u16,
     _guardian: ChildStdin,
 }
 
@@ -32,7 +32,7 @@ rm -rf "$2"
 "#;
 
 const SETTINGS: [&str; 8] = [
-    "listen_addresses = ''",
+    "listen_addresses = '127.0.0.1'",
     "wal_level = logical",
     "max_connections = 200",
     "shared_buffers = 128MB",
@@ -42,8 +42,23 @@ const SETTINGS: [&str; 8] = [
     "max_wal_size = 2GB",
 ];
 
+/// `password_user` needs its password; nobody else but `postgres` gets in.
+const LOGINS: &str = "
+local all postgres trust
+host all postgres 127.0.0.1/32 trust
+host all password_user 127.0.0.1/32 scram-sha-256
+hostssl all tls_user 127.0.0.1/32 trust
+";
+
+/// A new server, with its address.
+pub(crate) async fn own_server() -> (Cluster, PostgresAddress) {
+    let cluster = Cluster::start();
+    let address = cluster.address();
+    (cluster, address)
+}
+
 /// A new database of this test's own.
-pub async fn database() -> PostgresAddress {
+pub(crate) async fn database() -> PostgresAddress {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let cluster = CLUSTER.get_or_init(Cluster::start);
@@ -55,7 +70,7 @@ pub async fn database() -> PostgresAddress {
 }
 
 /// A connection for looking at what a producer did.
-pub async fn look(address: &PostgresAddress) -> Connected {
+pub(crate) async fn look(address: &PostgresAddress) -> Connected {
     connect(address, "test").await.unwrap()
 }
 
@@ -82,8 +97,13 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let settings =
-            format!("{}\nunix_socket_directories = '{}'\n", SETTINGS.join("\n"), folder.display());
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        std::fs::write(folder.join("data/pg_hba.conf"), LOGINS).unwrap();
+        let settings = format!(
+            "port = {port}\nunix_socket_directories = '{}'\n{}\n",
+            folder.display(),
+            SETTINGS.join("\n")
+        );
         let file = folder.join("data/postgresql.auto.conf");
         std::fs::write(&file, settings).unwrap();
         let guardian = as_owner(Path::new("/bin/sh"))
@@ -98,13 +118,13 @@ impl Cluster {
             .unwrap()
             .stdin
             .unwrap();
-        let cluster = Self { folder, _guardian: guardian };
+        let cluster = Self { folder, port, _guardian: guardian };
         cluster.wait();
         cluster
     }
 
     fn wait(&self) {
-        let socket = self.folder.join(format!(".s.PGSQL.{PORT}"));
+        let socket = self.folder.join(format!(".s.PGSQL.{}", self.port));
         let deadline = Instant::now() + Duration::from_secs(30);
         let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         while !socket.exists() || !log().contains("ready to accept connections") {
@@ -116,7 +136,7 @@ impl Cluster {
     fn address(&self) -> PostgresAddress {
         PostgresAddress {
             host: Host::Unix(self.folder.clone()),
-            port: PORT,
+            port: self.port,
             user: Some("postgres".into()),
             password: None,
             dbname: Some("postgres".into()),

@@ -1,6 +1,7 @@
 //! The orchestrator's side of a producer, for tests.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,17 +21,18 @@ use walbench_producer::{Done, Prepare, serve};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A producer that serves us.
-pub struct Session {
-    pub reader: LinkReader<OwnedReadHalf>,
-    pub writer: LinkWriter<OwnedWriteHalf>,
+pub(crate) struct Session {
+    pub(crate) reader: LinkReader<OwnedReadHalf>,
+    pub(crate) writer: LinkWriter<OwnedWriteHalf>,
     /// The producer's end.
-    pub serving: JoinHandle<Result<(), Failure>>,
+    pub(crate) serving: JoinHandle<Result<(), Failure>>,
     /// All samples received.
-    pub samples: Vec<ProducerSample>,
+    pub(crate) samples: Vec<ProducerSample>,
 }
 
 /// A plan of one phase; `producer` as in a plan file.
-pub fn plan(rate: f64, duration_sec: f64, producer: Value) -> Value {
+#[expect(clippy::needless_pass_by_value, reason = "it is always called with a json!")]
+pub(crate) fn plan(rate: f64, duration_sec: f64, producer: Value) -> Value {
     json!({
         "phases": [{ "name": "only", "target_throughput": rate, "duration_sec": duration_sec }],
         "producer": producer,
@@ -40,7 +42,7 @@ pub fn plan(rate: f64, duration_sec: f64, producer: Value) -> Value {
 
 impl Session {
     /// A producer that was greeted and has not been told what to do.
-    pub async fn greet() -> Self {
+    pub(crate) async fn greet() -> Self {
         let (ours, theirs) = link::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let (reader, writer) = UnixStream::from_std(theirs).unwrap().into_split();
@@ -62,7 +64,7 @@ impl Session {
     }
 
     /// Sends a producer what it needs.
-    pub async fn prepare(&mut self, address: &PostgresAddress, plan: &Value) {
+    pub(crate) async fn prepare(&mut self, address: &PostgresAddress, plan: &Value) {
         let plan: Plan = serde_json::from_value(plan.clone()).unwrap();
         let address = address.clone();
         let run = run_number("test");
@@ -71,7 +73,7 @@ impl Session {
     }
 
     /// A producer that is ready for the first phase.
-    pub async fn ready(address: &PostgresAddress, plan: &Value) -> Self {
+    pub(crate) async fn ready(address: &PostgresAddress, plan: &Value) -> Self {
         let mut session = Self::greet().await;
         session.prepare(address, plan).await;
         match session.recv().await {
@@ -80,28 +82,28 @@ impl Session {
         }
     }
 
-    pub async fn send(&mut self, message: ToWorker<Prepare>) {
+    pub(crate) async fn send(&mut self, message: ToWorker<Prepare>) {
         self.writer.send(&message).await.unwrap();
     }
 
-    pub async fn recv(&mut self) -> FromWorker<Done> {
+    pub(crate) async fn recv(&mut self) -> FromWorker<Done> {
         tokio::time::timeout(PATIENCE, self.reader.recv()).await.expect("no word").unwrap()
     }
 
     /// Starts a phase 50 ms from now.
-    pub async fn start(&mut self, phase: u32) -> i64 {
+    pub(crate) async fn start(&mut self, phase: u32) -> i64 {
         let start_us = clock::wall_us() + 50_000;
         self.send(ToWorker::Start(PhaseStart { phase, start_us })).await;
         start_us
     }
 
     /// Ends a phase early.
-    pub async fn finish(&mut self, phase: u32) {
+    pub(crate) async fn finish(&mut self, phase: u32) {
         self.send(ToWorker::Finish(Finish { phase })).await;
     }
 
     /// Collects samples until the phase is over.
-    pub async fn finished(&mut self, phase: u32) {
+    pub(crate) async fn finished(&mut self, phase: u32) {
         loop {
             match self.recv().await {
                 FromWorker::Sample(Sample::Producer(sample)) => self.samples.push(*sample),
@@ -112,13 +114,13 @@ impl Session {
     }
 
     /// Runs a phase to its end.
-    pub async fn phase(&mut self, phase: u32) {
+    pub(crate) async fn phase(&mut self, phase: u32) {
         self.start(phase).await;
         self.finished(phase).await;
     }
 
     /// Stops the producer.
-    pub async fn stop(mut self) -> Done {
+    pub(crate) async fn stop(mut self) -> Done {
         self.send(ToWorker::Stop).await;
         let FromWorker::Done(done) = self.recv().await else { panic!("not done") };
         tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap().unwrap();
@@ -126,7 +128,7 @@ impl Session {
     }
 
     /// What the samples of a phase and window add up to.
-    pub fn sum(&self, phase: u32, window: Window) -> Sum {
+    pub(crate) fn sum(&self, phase: u32, window: Window) -> Sum {
         let mut sum = Sum::default();
         for sample in &self.samples {
             if sample.interval.phase == phase && sample.interval.window == window {
@@ -144,17 +146,38 @@ impl Session {
 }
 
 /// Samples added up.
-#[derive(Debug, Default)]
-pub struct Sum {
-    pub counts: ProducerCounts,
-    pub lateness: Timing,
-    pub service: Timing,
-    pub response: Timing,
-    pub errors: BTreeMap<String, u64>,
+#[derive(Default)]
+pub(crate) struct Sum {
+    pub(crate) counts: ProducerCounts,
+    pub(crate) lateness: Timing,
+    pub(crate) service: Timing,
+    pub(crate) response: Timing,
+    pub(crate) errors: BTreeMap<String, u64>,
+}
+
+impl fmt::Debug for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { counts, lateness, service, response, errors } = self;
+        let us = |timing: &Timing| {
+            (
+                timing.quantile_us(0.5),
+                timing.quantile_us(0.9),
+                timing.quantile_us(0.99),
+                timing.max_us(),
+            )
+        };
+        f.debug_struct("Sum")
+            .field("counts", counts)
+            .field("errors", errors)
+            .field("lateness", &us(lateness))
+            .field("service", &us(service))
+            .field("response", &us(response))
+            .finish()
+    }
 }
 
 /// Runs a plan of one phase to its end.
-pub async fn run(address: &PostgresAddress, plan: &Value) -> (Sum, Done) {
+pub(crate) async fn run(address: &PostgresAddress, plan: &Value) -> (Sum, Done) {
     let mut session = Session::ready(address, plan).await;
     session.phase(0).await;
     let sum = session.sum(0, Window::Measured);

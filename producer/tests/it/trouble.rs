@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use walbench_metrics::Window;
 use walbench_phases::address::PostgresAddress;
 use walbench_producer::workload::builtin_ddl;
 
-use crate::cluster::{database, look};
+use crate::cluster::{database, look, own_server};
 use crate::session::{Session, plan};
 
 async fn events() -> PostgresAddress {
@@ -50,6 +52,31 @@ async fn a_lost_connection_loses_and_doubles_nothing() {
         assert_eq!((sum.counts.rows, sum.counts.failed_rows), (60_000, 0), "{method}");
         assert!(sum.counts.retries > 0 && !sum.errors.is_empty(), "{method}: {sum:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_and_comes_back_loses_and_doubles_nothing() {
+    // A server of its own: all its connections are lost.
+    let (_cluster, address) = own_server().await;
+    let db = look(&address).await;
+    db.client.batch_execute(builtin_ddl("event").unwrap()).await.unwrap();
+    let producer = json!({ "tables": ["event"], "batch_size": 20, "insert_update_ratio": 0.7 });
+    let mut session = Session::ready(&address, &plan(10_000.0, 3.0, producer)).await;
+    session.start(0).await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let victim = look(&address).await;
+        let row = victim.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+        // The server restarts all its processes when one of them is killed.
+        kill(Pid::from_raw(row.get(0)), Signal::SIGKILL).unwrap();
+    }
+    session.finished(0).await;
+    let sum = session.sum(0, Window::Measured);
+    assert_eq!(count(&address, "event").await, sum.counts.inserts, "{sum:?}");
+    assert_eq!((sum.counts.rows, sum.counts.failed_rows), (30_000, 0), "{sum:?}");
+    assert_eq!(sum.counts.unknown_rows, 0, "{sum:?}");
+    assert!(sum.errors.contains_key("connection"), "{sum:?}");
+    assert_eq!(session.stop().await.acknowledged.rows(), 30_000);
 }
 
 #[tokio::test]
@@ -137,10 +164,10 @@ async fn a_deadlock_is_tried_again() {
         "tables": ["event"], "connections": 2, "batch_size": 5, "insert_update_ratio": 1.0,
         "max_attempts": 50,
     });
-    let mut session = Session::ready(&address, &plan(50.0, 1.0, producer)).await;
+    let mut session = Session::ready(&address, &plan(250.0, 1.0, producer)).await;
     session.phase(0).await;
     let sum = session.sum(0, Window::Measured);
-    assert_eq!((sum.counts.rows, sum.counts.failed_rows), (50, 0), "{sum:?}");
+    assert_eq!((sum.counts.rows, sum.counts.failed_rows), (250, 0), "{sum:?}");
     assert!(sum.errors.contains_key("40P01"), "{sum:?}");
 }
 

@@ -146,24 +146,3 @@ async fn another_version_is_refused() {
     let FromWorker::Failed(failure) = session.recv().await else { panic!("it did not fail") };
     assert!(failure.to_string().contains("speaks version"), "{failure}");
 }
-
-#[tokio::test]
-async fn a_server_that_is_not_there_is_named() {
-    let mut address = database().await;
-    address.port = 9;
-    let mut session = Session::greet().await;
-    session.prepare(&address, &plan(1.0, 1.0, json!({}))).await;
-    let FromWorker::Failed(failure) = session.recv().await else { panic!("it did not fail") };
-    let text = failure.to_string();
-    assert!(text.contains("can't connect to PostgreSQL at"), "{text}");
-    assert!(text.contains("hint: check that the server is running"), "{text}");
-}
-
-#[tokio::test]
-async fn a_missing_database_is_named() {
-    let address = database().await.with_database("nowhere");
-    let mut session = Session::greet().await;
-    session.prepare(&address, &plan(1.0, 1.0, json!({}))).await;
-    let FromWorker::Failed(failure) = session.recv().await else { panic!("it did not fail") };
-    assert!(failure.to_string().contains("create the database nowhere"), "{failure}");
-}
