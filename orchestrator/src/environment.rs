@@ -68,10 +68,5 @@ pub(crate) async fn of_server(source: &Source, plan: &Plan, managed: bool) -> Se
         SynchronousCommit::Off => "off",
     };
     settings.insert("synchronous_commit".into(), synchronous_commit.into());
-    Server {
-        name: "PostgreSQL".into(),
-        version: source.facts.version.clone(),
-        settings,
-        managed,
-    }
+    Server { name: "PostgreSQL".into(), version: source.facts.version.clone(), settings, managed }
 }

@@ -13,8 +13,8 @@
 
 mod clean;
 mod cli;
-mod environment;
 mod ending;
+mod environment;
 mod live;
 mod plan;
 mod postgres;

@@ -15,7 +15,7 @@ use walbench_phases::schedule::Due;
 
 use crate::backoff::Backoff;
 use crate::connect::connection_failure;
-use crate::crew::{Crew, Run};
+use crate::crew::{Crew, Run, micros};
 use crate::recorder::Tally;
 use crate::write::attempt::{Attempt, Refusal};
 use crate::write::batch::Batch;
@@ -327,8 +327,4 @@ async fn send(session: &Session, batch: &Batch, stamp: &Stamp, run: &Run) -> Att
 /// A transaction that went down with its connection (SQLSTATE class 08).
 fn lost() -> Refusal {
     Refusal { code: "08006".into(), message: "the connection was lost".into(), fatal: true }
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

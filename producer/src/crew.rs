@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use walbench_metrics::message::PhaseStart;
-use walbench_metrics::{Failure, clock};
+use walbench_metrics::{Cuts, Failure, clock};
 use walbench_phases::plan::Producer;
 use walbench_phases::schedule::{Due, Schedule, Shape};
 
@@ -61,9 +61,9 @@ pub(crate) struct Run {
     /// When it starts on ours.
     pub(crate) start: Instant,
     /// Length of the warm-up.
-    pub(crate) warmup: Duration,
-    /// How long late transactions are still sent after the end.
-    catch_up: Duration,
+    warmup: Duration,
+    /// How long late transactions are still sent after the end, in ns.
+    catch_up_ns: AtomicU64,
     /// After how much lateness rows count as late.
     pub(crate) late_after: Duration,
     schedule: Mutex<Schedule>,
@@ -201,14 +201,14 @@ impl Crew {
         let phase = self.prepare.plan.phases.get(at.phase as usize)?;
         let plan = self.plan();
         let shape = Shape::new(phase);
+        let catch_up =
+            Duration::from_secs_f64(self.prepare.plan.limits.catch_up_sec.clamp(0.0, 1e9));
         let Part { index, processes } = self.part();
         Some(Arc::new(Run {
             at,
             start: self.instant_of(at.start_us),
             warmup: shape.warmup(),
-            catch_up: Duration::from_secs_f64(
-                self.prepare.plan.limits.catch_up_sec.clamp(0.0, 1e9),
-            ),
+            catch_up_ns: AtomicU64::new(nanos(catch_up)),
             late_after: Duration::from_secs_f64(plan.late_after_ms.clamp(0.0, 1e9) / 1e3),
             end_ns: AtomicU64::new(nanos(shape.total())),
             schedule: Mutex::new(Schedule::new(
@@ -234,6 +234,12 @@ impl Crew {
 }
 
 impl Run {
+    /// Where samples are cut, in µs since the start.
+    #[must_use]
+    pub(crate) fn cuts(&self) -> Cuts {
+        Cuts { start_us: 0, measured_us: micros(self.warmup), end_us: micros(self.end()) }
+    }
+
     /// When the load ends, since the start.
     #[must_use]
     pub(crate) fn end(&self) -> Duration {
@@ -245,10 +251,17 @@ impl Run {
         self.end_ns.fetch_min(nanos(self.start.elapsed()), Ordering::Relaxed);
     }
 
+    /// Ends the load now, and catches up with nothing.
+    pub(crate) fn give_up(&self) {
+        self.catch_up_ns.store(0, Ordering::Relaxed);
+        self.finish();
+    }
+
     /// After this, late transactions are not sent any more.
     #[must_use]
     pub(crate) fn deadline(&self) -> Instant {
-        let length = self.end().saturating_add(self.catch_up);
+        let catch_up = Duration::from_nanos(self.catch_up_ns.load(Ordering::Relaxed));
+        let length = self.end().saturating_add(catch_up);
         self.start.checked_add(length).unwrap_or_else(|| self.start + Duration::from_secs(1 << 32))
     }
 
@@ -262,14 +275,13 @@ impl Run {
     /// When a transaction is due, in µs of the orchestrator's clock.
     #[must_use]
     pub(crate) fn due_us(&self, due: &Due) -> i64 {
-        self.moment_us(due.due)
+        self.at.start_us.saturating_add(micros(due.due))
     }
+}
 
-    /// A moment of the phase in µs of the orchestrator's clock.
-    #[must_use]
-    pub(crate) fn moment_us(&self, since_start: Duration) -> i64 {
-        self.at.start_us.saturating_add(i64::try_from(since_start.as_micros()).unwrap_or(i64::MAX))
-    }
+/// Whole µs.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

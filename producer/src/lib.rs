@@ -4,7 +4,7 @@
 //! - [`serve()`]: the process's whole life, from the first message to the last.
 //! - [`connect()`]: a connection from an address; for the orchestrator's own connections too.
 //! - [`workload`]: tables, and rows that are a function of their number.
-//! - [`write`]: a transaction on the wire.
+//! - [`mod@write`]: a transaction on the wire.
 //!
 //! ```text
 //! serve ── phase ──► connection ×N, an OS thread each ── batch ──► write ──► PostgreSQL
@@ -22,7 +22,6 @@ pub mod prepare;
 mod recorder;
 mod serve;
 mod start;
-mod ticks;
 pub mod workload;
 pub mod write;
 

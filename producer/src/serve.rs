@@ -10,13 +10,12 @@ use tokio::task::JoinHandle;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
-use walbench_metrics::{Failure, Window, clock};
+use walbench_metrics::{Cuts, Failure, Window, clock};
 
 use crate::connection::Event;
-use crate::crew::{Crew, Run};
+use crate::crew::{Crew, Run, micros};
 use crate::prepare::{Done, Prepare};
 use crate::start;
-use crate::ticks::{next_tick, window_at};
 
 /// Serves the orchestrator until it says `Stop` or the link closes.
 ///
@@ -82,8 +81,8 @@ struct Running {
     run: Arc<Run>,
     /// Connections that still have something to send.
     busy: usize,
-    /// Up to where samples were taken, since the phase's start.
-    sampled: Duration,
+    /// Up to where samples were taken, in µs since the phase's start.
+    sampled_us: i64,
 }
 
 impl Server {
@@ -122,7 +121,11 @@ impl Server {
                         return Ok(());
                     }
                 }
-                () = sleep_until(tick) => self.tick().await?,
+                () = sleep_until(tick) => {
+                    if self.tick().await? {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -160,6 +163,7 @@ impl Server {
                 {
                     running.run.finish();
                 }
+                return self.finish_phase().await;
             }
             ToWorker::Stop => return self.stop().await,
         }
@@ -188,7 +192,7 @@ impl Server {
             // A connection that has ended says why itself.
             _ = connection.send(Arc::clone(&run));
         }
-        self.running = Some(Running { run, busy: self.connections.len(), sampled: Duration::ZERO });
+        self.running = Some(Running { run, busy: self.connections.len(), sampled_us: 0 });
         Ok(())
     }
 
@@ -204,20 +208,23 @@ impl Server {
             Event::PhaseDone => {
                 if let Some(running) = &mut self.running {
                     running.busy -= 1;
-                    if running.busy == 0 {
-                        return self.finish_phase().await;
-                    }
                 }
+                return self.finish_phase().await;
             }
             Event::Failed(failure) => return Err(failure.into()),
         }
         Ok(false)
     }
 
+    /// Ends the phase if its time is over and every row is accounted for; `true` when that ends
+    /// the worker. Rows may all be written early: nothing may be due at the end.
     async fn finish_phase(&mut self) -> Result<bool, End> {
-        let Some(mut running) = self.running.take() else { return Ok(false) };
-        let now = running.run.start.elapsed();
-        self.sample(&mut running, now).await?;
+        let over = |running: &mut Running| {
+            running.busy == 0 && running.run.start.elapsed() >= running.run.end()
+        };
+        let Some(mut running) = self.running.take_if(over) else { return Ok(false) };
+        let now_us = running.elapsed_us();
+        self.sample(&mut running, now_us).await?;
         self.send(FromWorker::Finished { phase: running.run.at.phase }).await?;
         if self.stopping { self.stop().await } else { Ok(false) }
     }
@@ -226,42 +233,39 @@ impl Server {
     async fn stop(&mut self) -> Result<bool, End> {
         if let (Some(running), Some(crew)) = (&self.running, &self.crew) {
             crew.abandoned.store(true, Ordering::Relaxed);
-            running.run.finish();
+            running.run.give_up();
             self.stopping = true;
-            return Ok(false);
+            return Box::pin(self.finish_phase()).await;
         }
         let done = self.crew.as_ref().map(|crew| crew.done()).unwrap_or_default();
         self.send(FromWorker::Done(done)).await?;
         Ok(true)
     }
 
-    async fn tick(&mut self) -> Result<(), End> {
-        let Some(mut running) = self.running.take() else { return Ok(()) };
-        let now = running.run.start.elapsed();
-        let (warmup, end) = (running.run.warmup, running.run.end());
+    /// Takes a sample; `true` when that ends the worker.
+    async fn tick(&mut self) -> Result<bool, End> {
+        let Some(mut running) = self.running.take() else { return Ok(false) };
+        let (cuts, now_us) = (running.run.cuts(), running.elapsed_us());
         // Late after a stall: one sample for the whole of it.
-        let mut tick = next_tick(running.sampled, warmup, end);
-        loop {
-            let next = next_tick(tick, warmup, end);
-            if next > now {
-                break;
-            }
-            tick = next;
+        let mut tick_us = cuts.next_after(running.sampled_us);
+        while cuts.next_after(tick_us) <= now_us {
+            tick_us = cuts.next_after(tick_us);
         }
-        let sampled = self.sample(&mut running, tick).await;
+        let sampled = self.sample(&mut running, tick_us).await;
         self.running = Some(running);
-        sampled
+        sampled?;
+        self.finish_phase().await
     }
 
     /// Sends what happened since the last sample: one sample for each window of which there is
     /// something to say, and always one for the window the clock is in, as a sign of life.
-    async fn sample(&mut self, running: &mut Running, until: Duration) -> Result<(), End> {
+    async fn sample(&mut self, running: &mut Running, until_us: i64) -> Result<(), End> {
         let Some(crew) = &self.crew else { return Ok(()) };
-        let Running { run, sampled, .. } = running;
-        let current = window_at(*sampled, run.warmup, run.end());
+        let Running { run, sampled_us, .. } = running;
+        let current = run.cuts().window_at(*sampled_us);
         let mut tallies = crew.recorder.collect();
-        let (start_us, end_us) = (run.moment_us(*sampled), run.moment_us(until));
-        *sampled = until;
+        let (start_us, end_us) = (run.at.start_us + *sampled_us, run.at.start_us + until_us);
+        *sampled_us = until_us;
         for window in [Window::Warmup, Window::Measured, Window::Drain] {
             let tally = match window {
                 // Rows are never due in the drain.
@@ -281,7 +285,12 @@ impl Server {
 
 impl Running {
     fn next_tick(&self) -> Instant {
-        self.run.start + next_tick(self.sampled, self.run.warmup, self.run.end())
+        let tick_us = self.run.cuts().next_after(self.sampled_us);
+        self.run.start + Duration::from_micros(tick_us.unsigned_abs())
+    }
+
+    fn elapsed_us(&self) -> i64 {
+        micros(self.run.start.elapsed())
     }
 }
 

@@ -175,8 +175,9 @@ async fn start(server: &PrivateServer, owner: Option<&User>) -> Result<Child, Fa
         }
         if let Ok(Some(status)) = child.try_wait() {
             let text = format!("the private PostgreSQL server ended while starting ({status})");
-            return Err(Failure::new(text)
-                .hint("its log says why; check postgres.settings in the plan"));
+            return Err(
+                Failure::new(text).hint("its log says why; check postgres.settings in the plan")
+            );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -53,10 +53,8 @@ pub(crate) fn read(comment: Option<&str>) -> Ownership {
 /// Whose a database is.
 pub(crate) async fn of_database(client: &Client, name: &str) -> Result<Ownership, Failure> {
     let sql = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1";
-    let row = client
-        .query_opt(sql, &[&name])
-        .await
-        .map_err(|e| refused("look up the database", &e))?;
+    let row =
+        client.query_opt(sql, &[&name]).await.map_err(|e| refused("look up the database", &e))?;
     Ok(row.map_or(Ownership::Absent, |row| read(row.get::<_, Option<&str>>(0))))
 }
 

@@ -75,7 +75,8 @@ pub(crate) async fn check(control: &Control, plan: &Plan) -> Result<Facts, Failu
     if problems.is_empty() {
         return Ok(facts);
     }
-    let mut failure = Failure::new(format!("the server at {} can't serve this run", control.address));
+    let mut failure =
+        Failure::new(format!("the server at {} can't serve this run", control.address));
     let (causes, remedies): (Vec<_>, Vec<_>) = problems.into_iter().unzip();
     failure.causes = causes;
     Err(failure.hint(remedies.join("\n")))

@@ -197,8 +197,7 @@ pub(crate) async fn drop_database(maintenance: &Control, database: &str) -> Resu
 async fn drop_slot(control: &Control, slot: &str) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + RELEASE_TIMEOUT;
     loop {
-        let dropped =
-            control.client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await;
+        let dropped = control.client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await;
         match dropped {
             Ok(_) => return Ok(()),
             Err(e) => match e.code().map(tokio_postgres::error::SqlState::code) {
@@ -224,7 +223,8 @@ async fn refuse_foreign_slots(maintenance: &Control, slots: &[String]) -> Result
     let Some(slot) = found else { return Ok(()) };
     let (name, database, pid): (String, Option<String>, Option<i32>) =
         (slot.get(0), slot.get(1), slot.get(2));
-    let of = database.map_or("a physical slot".into(), |d| format!("it belongs to database \"{d}\""));
+    let of =
+        database.map_or("a physical slot".into(), |d| format!("it belongs to database \"{d}\""));
     let held = pid.map_or(String::new(), |pid| format!(" and is in use by process {pid}"));
     Err(Failure::new(format!("replication slot \"{name}\" was not made by walbench"))
         .because(Failure::new(format!("{of}{held}")))
@@ -237,8 +237,10 @@ async fn create_database(
     run_id: &str,
 ) -> Result<(), Failure> {
     let what = format!("create database \"{database}\"");
-    let sql =
-        format!("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", quote_identifier(database));
+    let sql = format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'",
+        quote_identifier(database)
+    );
     maintenance.execute(&what, &sql).await?;
     maintenance.execute("mark the database", &mark::comment(database, run_id)).await
 }
@@ -310,8 +312,11 @@ async fn make_publications(control: &Control, plan: &Plan) -> Result<Vec<String>
             .collect(),
     };
     for (name, tables) in &publications {
-        let sql =
-            format!("CREATE PUBLICATION {} FOR TABLE {}", quote_identifier(name), tables.join(", "));
+        let sql = format!(
+            "CREATE PUBLICATION {} FOR TABLE {}",
+            quote_identifier(name),
+            tables.join(", ")
+        );
         control.execute(&format!("make publication \"{name}\""), &sql).await?;
     }
     let names = publications.into_iter().map(|(name, _)| name);

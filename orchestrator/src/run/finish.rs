@@ -139,12 +139,10 @@ impl Run {
         table_rows: Vec<TableRows>,
         stop: Option<&Stop>,
     ) -> Result<Option<Metrics>, Failure> {
-        let unwritable = |e: &dyn std::error::Error| {
-            Failure::new("the results can't be written").caused_by(e)
-        };
+        let unwritable =
+            |e: &dyn std::error::Error| Failure::new("the results can't be written").caused_by(e);
         let json = |value: &serde_json::Value| format!("{value:#}\n");
-        let environment =
-            serde_json::to_value(&self.environment).map_err(|e| unwritable(&e))?;
+        let environment = serde_json::to_value(&self.environment).map_err(|e| unwritable(&e))?;
         self.folder.write("environment.json", json(&environment)).map_err(|e| unwritable(&e))?;
         self.samples.flush().map_err(|e| unwritable(&e))?;
         if self.phases.is_empty() {
@@ -210,7 +208,8 @@ impl Run {
             return Err(Ending::component(failure));
         }
         removed.map_err(|f| {
-            let text = "the run is over and its results are written, but its database is not removed";
+            let text =
+                "the run is over and its results are written, but its database is not removed";
             Ending::component(Failure::new(text).because(f).hint("run `walbench clean` later"))
         })?;
         match (stop, metrics) {

@@ -26,8 +26,8 @@ use walbench_results::folder::{FolderError, SampleLog, run_id};
 use walbench_results::outcome::PhaseOutcome;
 use walbench_results::{RunFolder, Tally};
 
-pub(crate) use self::events::Event;
 use self::counted::Counted;
+pub(crate) use self::events::Event;
 use crate::cli::RunArgs;
 use crate::ending::Ending;
 use crate::live::Live;
@@ -104,7 +104,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Ending> {
 /// What plans may say and this version can't do: refused before anything is started.
 fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
     let refused = |what: &str, hint: &str| {
-        Err(Ending::usage(Failure::new(format!("{what} is not in this version of walbench")).hint(hint)))
+        Err(Ending::usage(
+            Failure::new(format!("{what} is not in this version of walbench")).hint(hint),
+        ))
     };
     if plan.clickhouse.mode != ClickhouseMode::Mock {
         return refused(
@@ -127,9 +129,9 @@ fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
 impl Run {
     fn open(plan: Plan, args: &RunArgs) -> Result<Self, Failure> {
         let unwritable = |e: FolderError| {
-            Failure::new("the results can't be written").caused_by(&e).hint(
-                "output.dir in the plan, or --output, names the folder that holds the runs",
-            )
+            Failure::new("the results can't be written")
+                .caused_by(&e)
+                .hint("output.dir in the plan, or --output, names the folder that holds the runs")
         };
         let started_at = jiff::Timestamp::now();
         let folder = RunFolder::create(&plan.output.dir, &run_id(started_at, &plan.name))

@@ -178,7 +178,9 @@ impl Run {
         let Some((phase, cuts)) = self.cuts else { return };
         let ends_warmup = sample.interval.start_us < cuts.measured_us
             && sample.interval.end_us >= cuts.measured_us;
-        let (Some(outcome), Some(state)) = (self.phases.last_mut(), &sample.postgres) else { return };
+        let (Some(outcome), Some(state)) = (self.phases.last_mut(), &sample.postgres) else {
+            return;
+        };
         if ends_warmup && sample.interval.phase == phase {
             outcome.wal_start_lsn = Some(state.wal_lsn);
         }

@@ -130,3 +130,21 @@ impl Refusal {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_try_can_mend_is_known() {
+        let transient = |code: &str| {
+            Refusal { code: code.into(), message: String::new(), fatal: false }.is_transient()
+        };
+        for code in ["40001", "40P01", "55P03", "57P01", "57P02", "57P03", "08006", "53300"] {
+            assert!(transient(code), "{code}");
+        }
+        for code in ["23505", "23503", "42P01", "57014", "22001", "client"] {
+            assert!(!transient(code), "{code}");
+        }
+    }
+}

@@ -63,3 +63,20 @@ impl<'a> Iterator for Values<'a> {
 }
 
 impl ExactSizeIterator for Values<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::encode;
+
+    #[test]
+    fn values_are_read_as_they_were_written() {
+        let mut out = Vec::new();
+        encode::bytes(&mut out, b"one");
+        encode::null(&mut out);
+        encode::bytes(&mut out, b"");
+        let values: Vec<_> = Values::new(&out, 3).map(|value| value.0).collect();
+        assert_eq!(values, [Some(&b"one"[..]), None, Some(&b""[..])]);
+        assert_eq!(Values::new(&out, 2).len(), 2);
+    }
+}

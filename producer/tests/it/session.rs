@@ -65,10 +65,15 @@ impl Session {
 
     /// Sends a producer what it needs.
     pub(crate) async fn prepare(&mut self, address: &PostgresAddress, plan: &Value) {
+        self.prepare_as(0, address, plan).await;
+    }
+
+    /// Sends one of several producers what it needs.
+    pub(crate) async fn prepare_as(&mut self, index: u32, address: &PostgresAddress, plan: &Value) {
         let plan: Plan = serde_json::from_value(plan.clone()).unwrap();
         let address = address.clone();
         let run = run_number("test");
-        let prepare = Prepare { run, index: 0, address, plan, clock_correction_us: 0 };
+        let prepare = Prepare { run, index, address, plan, clock_correction_us: 0 };
         self.send(ToWorker::Prepare(prepare)).await;
     }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use walbench_metrics::Window;
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, ToWorker};
 use walbench_metrics::stamp::{Stamp, run_number};
+use walbench_metrics::{Window, clock};
 use walbench_producer::workload::builtin_ddl;
 
 use crate::cluster::{database, look};
@@ -89,6 +89,56 @@ async fn check_stamps(client: &tokio_postgres::Client, start_us: i64) {
         assert_eq!(stamp.due_us, start_us + 10_000 * at as i64);
         assert_eq!(stamp.measured, at >= 50);
     }
+}
+
+#[tokio::test]
+async fn two_processes_share_the_rate_and_make_different_rows() {
+    let address = database().await;
+    let db = look(&address).await;
+    db.client.batch_execute(builtin_ddl("event").unwrap()).await.unwrap();
+    let producer = json!({
+        "tables": ["event"], "processes": 2, "batch_size": 10, "insert_update_ratio": 0.75,
+    });
+    let plan = plan(2_000.0, 1.0, producer);
+    let (mut one, mut two) = (Session::greet().await, Session::greet().await);
+    one.prepare_as(0, &address, &plan).await;
+    two.prepare_as(1, &address, &plan).await;
+    for session in [&mut one, &mut two] {
+        assert!(matches!(session.recv().await, FromWorker::Ready));
+    }
+    tokio::join!(one.phase(0), two.phase(0));
+    let sums = [one.sum(0, Window::Measured).counts, two.sum(0, Window::Measured).counts];
+    assert_eq!(sums.map(|counts| counts.rows), [1_000, 1_000]);
+    let sql = "SELECT count(*), count(*) FILTER (WHERE id % 2 = 1) FROM event";
+    let row = db.client.query_one(sql, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0).cast_unsigned(), sums[0].inserts + sums[1].inserts);
+    assert_eq!(row.get::<_, i64>(1).cast_unsigned(), sums[0].inserts);
+}
+
+#[tokio::test]
+async fn a_phase_lasts_its_time_even_when_nothing_is_due() {
+    let address = database().await;
+    let db = look(&address).await;
+    db.client.batch_execute(builtin_ddl("event").unwrap()).await.unwrap();
+    let mut plan = plan(0.0, 1.5, json!({ "tables": ["event"] }));
+    plan["phases"][0]["warmup_sec"] = json!(0.7);
+    let mut session = Session::ready(&address, &plan).await;
+    let start_us = session.start(0).await;
+    session.finished(0).await;
+    assert!(clock::wall_us() >= start_us + 2_200_000);
+    let ends: Vec<_> = session
+        .samples
+        .iter()
+        .map(|sample| (sample.interval.window, sample.interval.end_us - start_us))
+        .filter(|(window, _)| *window != Window::Drain)
+        .collect();
+    let expected = [
+        (Window::Warmup, 700_000),
+        (Window::Measured, 1_000_000),
+        (Window::Measured, 2_000_000),
+        (Window::Measured, 2_200_000),
+    ];
+    assert_eq!(ends, expected);
 }
 
 #[tokio::test]

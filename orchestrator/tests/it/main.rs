@@ -1,0 +1,22 @@
+//! The binary as its users meet it: real runs against real PostgreSQL servers.
+//!
+//! These tests need PostgreSQL's programs (initdb, postgres, pg_recvlogical) and fail without them.
+//! They are run in release (`cargo test --release`), because they drive real rates.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall panic")]
+
+mod home;
+mod processes;
+mod server;
+mod turns;
+
+mod bad_plans;
+mod clean;
+mod columns;
+mod first_run;
+mod interrupts;
+mod load;
+mod plans;
+mod refusals;
+mod trouble;
+mod variations;
+mod verdicts;
