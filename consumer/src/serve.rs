@@ -88,7 +88,9 @@ async fn converse(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Resul
     let (worker, prepare) = greet(reader, writer).await?;
     let mut follower = Follower::start(worker, prepare).await?;
     writer.send(&Out::Ready).await?;
-    follower.follow(reader, writer).await
+    let ended = follower.follow(reader, writer).await;
+    follower.flusher.ask_to_stop();
+    ended
 }
 
 /// Everything up to `Prepare`.
@@ -186,9 +188,10 @@ impl Follower {
         let PhaseStart { phase, start_us } = start;
         let Some(planned) = self.plan.phases.get(phase as usize) else { return };
         self.phase = phase;
-        self.cuts = Some(Cuts::new(start_us, planned.warmup_sec, planned.duration_sec));
+        let cuts = Cuts::new(start_us, planned.warmup_sec, planned.duration_sec);
+        self.cuts = Some(cuts);
         // What came between the phases belongs to neither.
-        self.flusher.sample(phase, Window::Warmup);
+        self.flusher.sample(phase, cuts.window_at(start_us));
     }
 
     async fn sample(&self, writer: &mut WorkerWriter) -> Result<(), LinkError> {

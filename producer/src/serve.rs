@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
-use walbench_metrics::{Cuts, Failure, Window, clock};
+use walbench_metrics::{Failure, Window, clock};
 
 use crate::connection::Event;
 use crate::crew::{Crew, Run, micros};

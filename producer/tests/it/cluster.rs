@@ -1,18 +1,16 @@
-//! A private PostgreSQL server for this test binary.
+//! A private PostgreSQL server for a test binary. The consumer's tests use this file as well.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{User, chown, geteuid};
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
-use walbench_producer::{Connected, connect};
 
 /// The server outlives no test process, however that ends: its guardian waits for the end of this
 /// pipe, then stops it and removes its data.
@@ -47,35 +45,19 @@ const LOGINS: &str = "
 local all postgres trust
 host all postgres 127.0.0.1/32 trust
 host all password_user 127.0.0.1/32 scram-sha-256
+host all md5_user 127.0.0.1/32 md5
 hostssl all tls_user 127.0.0.1/32 trust
 ";
 
-/// A new server, with its address.
-pub(crate) async fn own_server() -> (Cluster, PostgresAddress) {
-    let cluster = Cluster::start();
-    let address = cluster.address();
-    (cluster, address)
-}
-
-/// A new database of this test's own.
-pub(crate) async fn database() -> PostgresAddress {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let cluster = CLUSTER.get_or_init(Cluster::start);
-    let address = cluster.address();
-    let name = format!("test {}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let admin = connect(&address, "test").await.unwrap();
-    admin.client.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.unwrap();
-    address.with_database(&name)
-}
-
-/// A connection for looking at what a producer did.
-pub(crate) async fn look(address: &PostgresAddress) -> Connected {
-    connect(address, "test").await.unwrap()
-}
-
 impl Cluster {
-    fn start() -> Self {
+    /// A server that is up.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// A server with more lines in its settings, and more files in its data folder, readable by
+    /// its owner alone.
+    pub(crate) fn start_with(more_settings: &[&str], files: &[(&str, &str)]) -> Self {
         let binaries = binaries();
         let folder = tempfile::Builder::new().prefix("walbench-test-").tempdir().unwrap().keep();
         let owner = owner();
@@ -105,7 +87,15 @@ impl Cluster {
             SETTINGS.join("\n")
         );
         let file = folder.join("data/postgresql.auto.conf");
-        std::fs::write(&file, settings).unwrap();
+        std::fs::write(&file, settings + &more_settings.join("\n")).unwrap();
+        for (name, content) in files {
+            let file = folder.join("data").join(name);
+            std::fs::write(&file, content).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            if let Some(owner) = &owner {
+                chown(&file, Some(owner.uid), Some(owner.gid)).unwrap();
+            }
+        }
         let guardian = as_owner(Path::new("/bin/sh"))
             .args(["-c", GUARDIAN, "guardian"])
             .args([&binaries, &folder])
@@ -133,7 +123,8 @@ impl Cluster {
         }
     }
 
-    fn address(&self) -> PostgresAddress {
+    /// Its database `postgres`, as its superuser over the Unix socket.
+    pub(crate) fn address(&self) -> PostgresAddress {
         PostgresAddress {
             host: Host::Unix(self.folder.clone()),
             port: self.port,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
 use walbench_producer::{connect, connection_failure};
 
-use crate::cluster::{database, look};
+use crate::database::{database, look};
 
 /// The same server over TCP.
 fn over_tcp(address: &PostgresAddress, user: &str, mode: SslMode) -> PostgresAddress {

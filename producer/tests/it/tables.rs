@@ -4,7 +4,7 @@ use serde_json::json;
 use walbench_metrics::message::FromWorker;
 use walbench_producer::workload::builtin_ddl;
 
-use crate::cluster::{database, look};
+use crate::database::{database, look};
 use crate::session::{Session, plan, run};
 
 #[tokio::test]

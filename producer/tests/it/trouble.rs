@@ -9,7 +9,7 @@ use walbench_metrics::Window;
 use walbench_phases::address::PostgresAddress;
 use walbench_producer::workload::builtin_ddl;
 
-use crate::cluster::{database, look, own_server};
+use crate::database::{database, look, own_server};
 use crate::session::{Session, plan};
 
 const TERMINATE_ONE: &str = "

@@ -8,7 +8,7 @@ use walbench_metrics::stamp::{Stamp, run_number};
 use walbench_metrics::{Window, clock};
 use walbench_producer::workload::builtin_ddl;
 
-use crate::cluster::{database, look};
+use crate::database::{database, look};
 use crate::session::{Session, plan};
 
 #[tokio::test]

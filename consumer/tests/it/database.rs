@@ -1,0 +1,70 @@
+//! Databases with a table, a publication and a slot.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_postgres::{Client, Config, NoTls};
+use walbench_phases::address::{Host, PostgresAddress};
+
+use crate::cluster::Cluster;
+
+/// A database of a test's own, and a session in it.
+pub(crate) struct Database {
+    pub(crate) address: PostgresAddress,
+    pub(crate) client: Client,
+    /// Slots are the server's: each database has its own names.
+    pub(crate) slot: String,
+}
+
+pub(crate) const PUBLICATION: &str = "it's \"all\"";
+
+impl Database {
+    /// An empty database on the server that all tests share.
+    pub(crate) async fn new() -> Self {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let server = CLUSTER.get_or_init(Cluster::start).address();
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let address = server.with_database(&name);
+        Self { client: connect(&address).await, address, slot: format!("slot_{name}") }
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e:?}: {sql}"));
+    }
+
+    /// Makes what the statements say, then a publication of all tables and a slot.
+    pub(crate) async fn with(sql: &str) -> Self {
+        let database = Self::new().await;
+        database.execute(sql).await;
+        let publication = PUBLICATION.replace('"', "\"\"");
+        database.execute(&format!("CREATE PUBLICATION \"{publication}\" FOR ALL TABLES")).await;
+        let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+        database.client.execute(slot, &[&database.slot]).await.unwrap();
+        database
+    }
+
+    /// How far the slot is confirmed, and where the WAL ends.
+    pub(crate) async fn positions(&self) -> (u64, u64) {
+        let sql = "SELECT (confirmed_flush_lsn - '0/0')::bigint, \
+                          (pg_current_wal_flush_lsn() - '0/0')::bigint \
+                   FROM pg_replication_slots WHERE slot_name::text = $1";
+        let row = self.client.query_one(sql, &[&self.slot]).await.unwrap();
+        (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned())
+    }
+}
+
+async fn connect(address: &PostgresAddress) -> Client {
+    let Host::Unix(folder) = &address.host else { panic!("the tests' server has a Unix socket") };
+    let (client, connection) = Config::new()
+        .host_path(folder)
+        .port(address.port)
+        .user("postgres")
+        .dbname(address.dbname.as_deref().unwrap())
+        .connect(NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}

@@ -1,0 +1,11 @@
+//! The consumer against a real PostgreSQL server. Without one these tests fail.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+#[path = "../../../producer/tests/it/cluster.rs"]
+mod cluster;
+mod database;
+mod logins;
+mod rows;
+mod session;
+mod worker;
