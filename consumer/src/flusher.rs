@@ -32,6 +32,8 @@ pub(crate) struct Flusher {
     /// Subtracted from our clock to have the orchestrator's, in µs.
     clock_correction_us: i64,
     in_flight_bytes: AtomicU64,
+    /// As `progress` has it; the receiving thread looks at it all the time.
+    confirmed_lsn: AtomicU64,
     received_lsn: AtomicU64,
     stop: AtomicBool,
     cut: AtomicBool,
@@ -46,7 +48,7 @@ struct Progress {
     delivered: Delivered,
 }
 
-/// A panic while a lock was held has failed the worker already; what the lock guards is still whole.
+/// A panic ends a worker's process; where it doesn't (in tests), what the lock guards is whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -68,6 +70,7 @@ impl Flusher {
             recorder: Mutex::new(recorder),
             clock_correction_us,
             in_flight_bytes: AtomicU64::new(0),
+            confirmed_lsn: AtomicU64::new(0),
             received_lsn: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -115,8 +118,9 @@ impl Flusher {
             flush_us,
             flushed_us: self.now_us(),
         });
-        let Progress { confirmations, delivered } = &mut *lock(&self.progress);
-        confirmations.acknowledge(number, |ended| delivered.add(ended));
+        self.progress(|confirmations, delivered| {
+            confirmations.acknowledge(number, |ended| delivered.add(ended));
+        });
         batch.clear();
         let mut spare = lock(&self.spare);
         if spare.len() < self.spare_limit {
@@ -126,8 +130,15 @@ impl Flusher {
 
     /// Something ended behind the last cut batch without a row of its own.
     pub(crate) fn mark(&self, mark: &mut Mark) {
+        self.progress(|confirmations, delivered| {
+            confirmations.mark(mark, |ended: Ended| delivered.add(ended));
+        });
+    }
+
+    fn progress(&self, advance: impl FnOnce(&mut Confirmations, &mut Delivered)) {
         let Progress { confirmations, delivered } = &mut *lock(&self.progress);
-        confirmations.mark(mark, |ended: Ended| delivered.add(ended));
+        advance(confirmations, delivered);
+        self.confirmed_lsn.store(confirmations.confirmed_lsn(), Ordering::Release);
     }
 
     pub(crate) fn out_of_order(&self) {
@@ -135,7 +146,7 @@ impl Flusher {
     }
 
     pub(crate) fn confirmed_lsn(&self) -> u64 {
-        lock(&self.progress).confirmations.confirmed_lsn()
+        self.confirmed_lsn.load(Ordering::Acquire)
     }
 
     pub(crate) fn delivered(&self) -> Delivered {

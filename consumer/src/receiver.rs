@@ -28,6 +28,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// And at most this often when more became durable: each costs the walsender a wake-up.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
+/// At the end the sink has this long for what it was given.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The receiving thread's state.
 pub(crate) struct Receiver {
     connection: Connection,
@@ -48,8 +51,8 @@ struct Stream {
     /// Subtracted from the server's clock to have the orchestrator's, in µs.
     server_correction_us: i64,
     tables: HashMap<u32, Arc<Table>>,
-    /// The table of the last row, which most often is that of the next.
-    last_table: Option<(u32, Arc<Table>)>,
+    /// The table that rows are of; the next row's most often is the last one's.
+    table: Option<(u32, Arc<Table>)>,
     open: Batch,
     encode: bool,
     received_us: i64,
@@ -57,7 +60,8 @@ struct Stream {
     last_commit_lsn: u64,
     /// Rows read since the last time the recorder was told.
     received: Vec<Segment>,
-    ended_transactions: u64,
+    /// Transactions that ended since then.
+    ended: Vec<Option<Due>>,
 }
 
 /// The transaction that is being received.
@@ -93,13 +97,13 @@ impl Receiver {
             run: settings.run,
             server_correction_us: settings.server_correction_us,
             tables: HashMap::new(),
-            last_table: None,
+            table: None,
             open: Batch::default(),
             received_us: 0,
             transaction: None,
             last_commit_lsn: 0,
             received: Vec::new(),
-            ended_transactions: 0,
+            ended: Vec::new(),
         };
         Self {
             connection,
@@ -116,7 +120,6 @@ impl Receiver {
     /// Receives until asked to stop.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         while !self.stream.flusher.is_stopping() {
-            self.stream.flusher.waker.clear();
             if let Some(failure) = self.stream.flusher.take_failure() {
                 return Err(failure);
             }
@@ -128,6 +131,19 @@ impl Receiver {
             if self.wait(reading).map_err(|e| ReplicationError::Io(e).into_failure())? {
                 self.read()?;
             }
+        }
+        self.finish()
+    }
+
+    /// Ends with what was received durable, if the sink is not too slow for that: what is not comes
+    /// again after a restart, but would be missing from this run's account.
+    fn finish(mut self) -> Result<(), Failure> {
+        if self.stream.open.rows > 0 {
+            self.stream.cut();
+        }
+        let deadline = Instant::now() + FINISH_TIMEOUT;
+        while self.stream.flusher.in_flight_bytes() > 0 && Instant::now() < deadline {
+            self.wait(false).map_err(|e| ReplicationError::Io(e).into_failure())?;
         }
         self.send_status().map_err(|e| ReplicationError::Io(e).into_failure())?;
         self.connection.terminate();
@@ -169,7 +185,12 @@ impl Receiver {
             Err(errno) => return Err(errno.into()),
         }
         // Anything but silence is read: an error shows when reading.
-        Ok(reading && fds[1].revents().is_some_and(|events| !events.is_empty()))
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let (woken, readable) = (ready(&fds[0]), ready(&fds[1]));
+        if woken {
+            self.stream.flusher.waker.clear();
+        }
+        Ok(reading && readable)
     }
 
     fn next_deadline(&self) -> Instant {
@@ -207,8 +228,8 @@ impl Receiver {
         let read = match connection.input.fill(&mut connection.transport) {
             Ok(0) => return Err(ReplicationError::Closed.into_failure()),
             Ok(read) => read,
-            // Half a TLS record has arrived.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // Half a TLS record has arrived, or a signal.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(e) => return Err(ReplicationError::Io(e).into_failure()),
         };
         stream.received_us = stream.flusher.now_us();
@@ -222,7 +243,8 @@ impl Receiver {
                     );
                 }
                 b'N' | b'S' => {}
-                b'c' => return Err(ReplicationError::Closed.into_failure()),
+                // The server stops: CopyDone or CommandComplete.
+                b'c' | b'C' => return Err(ReplicationError::Closed.into_failure()),
                 other => {
                     let text = format!("unexpected message {:?}", char::from(other));
                     return Err(ReplicationError::Protocol(text).into_failure());
@@ -267,13 +289,13 @@ impl Stream {
         };
         match Message::decode(body).map_err(malformed)? {
             Message::Insert { relation, new } => {
-                let table = self.table(relation)?;
-                self.row(&table, new, None, RowKind::Present, lsn, bounds)
+                self.select_table(relation)?;
+                self.row(new, None, RowKind::Present, lsn, bounds)
             }
             Message::Update { relation, old, new } => self.update(relation, old, new, lsn, bounds),
             Message::Delete { relation, old: OldTuple::Key(old) | OldTuple::Full(old) } => {
-                let table = self.table(relation)?;
-                self.row(&table, old, None, RowKind::Deleted, lsn, bounds)
+                self.select_table(relation)?;
+                self.row(old, None, RowKind::Deleted, lsn, bounds)
             }
             Message::Begin(begin) => self.begin(begin),
             Message::Commit(commit) => self.commit(commit),
@@ -313,7 +335,7 @@ impl Stream {
             let text = format!("a commit without its begin at {}", lsn_text(commit.commit_lsn));
             return Err(ReplicationError::Protocol(text).into_failure());
         };
-        self.ended_transactions += 1;
+        self.ended.push(transaction.due);
         self.flusher.received_up_to(commit.end_lsn);
         self.open.mark.ended.push(Ended { stamp: transaction.stamp, rows: transaction.rows });
         self.end_at(commit.end_lsn);
@@ -342,7 +364,7 @@ impl Stream {
 
     fn describe(&mut self, relation: &Relation<'_>) {
         let table = Table::new(relation, |column| self.catalogue.facts(relation.id, column));
-        self.last_table = None;
+        self.table = None;
         // The same description comes again after many kinds of catalogue change; the table that
         // batches know stays the same then.
         let known = self.tables.get(&relation.id);
@@ -351,19 +373,15 @@ impl Stream {
         }
     }
 
+    /// Makes a relation's table the one that rows are of.
     #[inline]
-    fn table(&mut self, relation: u32) -> Result<Arc<Table>, Failure> {
-        if let Some((id, table)) = &self.last_table
-            && *id == relation
-        {
-            return Ok(table.clone());
+    fn select_table(&mut self, relation: u32) -> Result<(), Failure> {
+        if self.table.as_ref().is_some_and(|(id, _)| *id == relation) {
+            return Ok(());
         }
-        let table = self.tables.get(&relation).ok_or_else(|| {
-            let text = format!("a row of relation {relation}, which was not described");
-            ReplicationError::Protocol(text).into_failure()
-        })?;
-        self.last_table = Some((relation, table.clone()));
-        Ok(table.clone())
+        let table = self.tables.get(&relation).ok_or_else(|| not_described(relation))?;
+        self.table = Some((relation, table.clone()));
+        Ok(())
     }
 
     #[inline]
@@ -375,31 +393,30 @@ impl Stream {
         lsn: u64,
         bounds: &Bounds,
     ) -> Result<(), Failure> {
-        let table = self.table(relation)?;
+        self.select_table(relation)?;
         let Some(OldTuple::Key(old_row) | OldTuple::Full(old_row)) = old else {
-            return self.row(&table, new, None, RowKind::Present, lsn, bounds);
+            return self.row(new, None, RowKind::Present, lsn, bounds);
         };
         // One change, two row versions at the destination, and still one at the source: only the
         // new one is counted.
-        if table.key_differs(old_row, new) {
-            self.write(&table, old_row, None, RowKind::Deleted, lsn)?;
+        if self.table.as_ref().is_some_and(|(_, table)| table.key_differs(old_row, new)) {
+            self.write(old_row, None, RowKind::Deleted, lsn)?;
         }
         let whole = matches!(old, Some(OldTuple::Full(_))).then_some(old_row);
-        self.row(&table, new, whole, RowKind::Present, lsn, bounds)
+        self.row(new, whole, RowKind::Present, lsn, bounds)
     }
 
     /// Adds one row version to the open batch, and flushes it when it is full.
     #[inline]
     fn row(
         &mut self,
-        table: &Arc<Table>,
         tuple: Tuple<'_>,
         old: Option<Tuple<'_>>,
         kind: RowKind,
         lsn: u64,
         bounds: &Bounds,
     ) -> Result<(), Failure> {
-        let bytes = self.write(table, tuple, old, kind, lsn)?;
+        let bytes = self.write(tuple, old, kind, lsn)?;
         let Some(transaction) = &mut self.transaction else {
             let text = format!("a row outside a transaction at {}", lsn_text(lsn));
             return Err(ReplicationError::Protocol(text).into_failure());
@@ -427,12 +444,12 @@ impl Stream {
     #[inline]
     fn write(
         &mut self,
-        table: &Arc<Table>,
         tuple: Tuple<'_>,
         old: Option<Tuple<'_>>,
         kind: RowKind,
         lsn: u64,
     ) -> Result<u64, Failure> {
+        let Some((_, table)) = &self.table else { return Err(not_described(0)) };
         if !self.encode {
             table.check(tuple).map_err(|e| unencodable(&e))?;
             return Ok(tuple.encoded_bytes() as u64);
@@ -451,12 +468,19 @@ impl Stream {
     }
 
     fn tell_recorder(&mut self, bytes: u64) {
-        let (received, transactions) = (&mut self.received, &mut self.ended_transactions);
+        let (received, ended) = (&mut self.received, &mut self.ended);
         self.flusher.record(|recorder| {
-            recorder.received_bytes(bytes, std::mem::take(transactions));
+            recorder.received_bytes(bytes);
             received.drain(..).for_each(|segment| recorder.received(&segment));
+            ended.drain(..).for_each(|due| recorder.received_transaction(due));
         });
     }
+}
+
+#[cold]
+fn not_described(relation: u32) -> Failure {
+    let text = format!("a row of relation {relation}, which was not described");
+    ReplicationError::Protocol(text).into_failure()
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 use walbench_metrics::sample::{ConsumerCounts, ConsumerSample, Interval, Lag, StreamPosition};
 use walbench_metrics::{Timing, Window};
 
-use crate::batch::Segment;
+use crate::batch::{Due, Segment};
 
 /// Counters and timings since the last sample.
 #[derive(Debug)]
@@ -67,12 +67,16 @@ impl Recorder {
         self.record(phase, window)
     }
 
-    /// Bytes came in, and with them the ends of some transactions.
-    pub(crate) fn received_bytes(&mut self, bytes: u64, transactions: u64) {
+    /// Bytes came in.
+    pub(crate) fn received_bytes(&mut self, bytes: u64) {
         let (phase, window) = self.now;
-        let counts = &mut self.record(phase, window).counts;
-        counts.received_bytes += bytes;
-        counts.transactions += transactions;
+        self.record(phase, window).counts.received_bytes += bytes;
+    }
+
+    /// A transaction came in whole.
+    pub(crate) fn received_transaction(&mut self, due: Option<Due>) {
+        let (phase, window) = due.map_or(self.now, |due| (due.phase, due.window));
+        self.record(phase, window).counts.transactions += 1;
     }
 
     /// Rows came in. Once for all rows that share their times.
@@ -131,8 +135,8 @@ impl Recorder {
                 worker: worker.clone(),
                 interval: Interval { phase: *phase, window: *window, start_us, end_us: now_us },
                 counts: std::mem::take(counts),
-                flush: flush.take(),
-                lag: lag.take(),
+                flush: std::mem::take(flush),
+                lag: std::mem::take(lag),
                 position,
             }
         });
@@ -145,7 +149,6 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Due;
 
     fn segment(window: Option<Window>, rows: u64) -> Segment {
         let due = window.map(|window| Due { phase: 1, window, due_us: 100 });

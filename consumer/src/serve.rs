@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
-use walbench_metrics::sample::Sample;
+use walbench_metrics::sample::{ConsumerSample, Sample};
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
@@ -86,7 +86,16 @@ impl From<Failure> for End {
 
 async fn converse(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Result<(), End> {
     let (worker, prepare) = greet(reader, writer).await?;
-    let mut follower = Follower::start(worker, prepare).await?;
+    let starting = Follower::start(worker, prepare);
+    let mut follower = tokio::select! {
+        follower = starting => follower?,
+        // Nothing is due while it connects but the end: a server that accepts and is silent must
+        // not hold a consumer whose orchestrator is gone.
+        message = reader.recv::<In>() => return match message? {
+            In::Stop => Ok(()),
+            other => Err(unexpected("nothing before Ready", &other).into()),
+        },
+    };
     writer.send(&Out::Ready).await?;
     let ended = follower.follow(reader, writer).await;
     follower.flusher.ask_to_stop();
@@ -156,7 +165,7 @@ impl Follower {
             let cut = self.until_cut();
             tokio::select! {
                 message = reader.recv::<In>() => match message? {
-                    In::Start(start) => self.start_phase(start),
+                    In::Start(start) => self.start_phase(start, writer).await?,
                     In::Finish(finish) => self.finish_phase(finish, writer).await?,
                     In::Ping { sent_us } => {
                         writer.send(&Out::Pong { sent_us, now_us: wall_us() }).await?;
@@ -184,23 +193,27 @@ impl Follower {
         }
     }
 
-    fn start_phase(&mut self, start: PhaseStart) {
+    async fn start_phase(
+        &mut self,
+        start: PhaseStart,
+        writer: &mut WorkerWriter,
+    ) -> Result<(), LinkError> {
         let PhaseStart { phase, start_us } = start;
-        let Some(planned) = self.plan.phases.get(phase as usize) else { return };
-        self.phase = phase;
+        let Some(planned) = self.plan.phases.get(phase as usize) else { return Ok(()) };
         let cuts = Cuts::new(start_us, planned.warmup_sec, planned.duration_sec);
+        // Rows that came between the phases still belong to theirs.
+        let between = self.flusher.sample(phase, cuts.window_at(start_us));
+        let has_rows = |s: &ConsumerSample| s.counts.received_rows + s.counts.rows > 0;
+        send(between.into_iter().filter(has_rows), writer).await?;
+        self.phase = phase;
         self.cuts = Some(cuts);
-        // What came between the phases belongs to neither.
-        self.flusher.sample(phase, cuts.window_at(start_us));
+        Ok(())
     }
 
     async fn sample(&self, writer: &mut WorkerWriter) -> Result<(), LinkError> {
         let now_us = self.flusher.now_us();
         let window = self.cuts.map_or(Window::Drain, |cuts| cuts.window_at(now_us));
-        for sample in self.flusher.sample(self.phase, window) {
-            writer.send(&Out::Sample(Sample::Consumer(Box::new(sample)))).await?;
-        }
-        Ok(())
+        send(self.flusher.sample(self.phase, window), writer).await
     }
 
     async fn finish_phase(
@@ -219,9 +232,20 @@ impl Follower {
         if let Ok(Err(failure)) = (&mut self.receiver).await {
             return Err(failure.into());
         }
+        self.sample(writer).await?;
         writer.send(&Out::Done(self.flusher.delivered())).await?;
         Ok(())
     }
+}
+
+async fn send(
+    samples: impl IntoIterator<Item = ConsumerSample>,
+    writer: &mut WorkerWriter,
+) -> Result<(), LinkError> {
+    for sample in samples {
+        writer.send(&Out::Sample(Sample::Consumer(Box::new(sample)))).await?;
+    }
+    Ok(())
 }
 
 type Outcome = oneshot::Receiver<Result<(), Failure>>;

@@ -29,13 +29,12 @@ impl Waker {
         }
     }
 
-    /// Called by the woken thread before it looks at what changed.
+    /// Called when the polled side is readable, before looking at what changed. Not called
+    /// otherwise: a wake-up whose byte is still to come would be forgotten, and its byte stay.
     pub(crate) fn clear(&self) {
-        if self.pending.load(Ordering::Acquire) {
-            let _ = (&self.polled).read(&mut [0; 16]);
-            // Swapped, not stored: what the other side did before its wake-up is then seen here.
-            self.pending.swap(false, Ordering::AcqRel);
-        }
+        while (&self.polled).read(&mut [0; 16]).is_ok_and(|bytes| bytes > 0) {}
+        // Swapped, not stored: what the other side did before its wake-up is then seen here.
+        self.pending.swap(false, Ordering::AcqRel);
     }
 }
 

@@ -123,7 +123,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
             self.buffer.reserve(64 * 1024);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.stream.read_buf(&mut self.buffer).await.map_err(broken)? == 0 {
                 return Err(match self.buffer.len() {
                     0 => LinkError::Closed,
                     bytes => LinkError::Truncated { bytes },
@@ -177,10 +177,15 @@ impl<W: AsyncWrite + Unpin> LinkWriter<W> {
             self.stream.write_all(&self.buffer).await?;
             self.stream.flush().await
         };
-        written.await.map_err(|e| match e.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LinkError::Closed,
-            _ => LinkError::Io(e),
-        })
+        written.await.map_err(broken)
+    }
+}
+
+/// The other end closed the stream while something was on its way, or it failed.
+fn broken(error: io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LinkError::Closed,
+        _ => LinkError::Io(error),
     }
 }
 

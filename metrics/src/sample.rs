@@ -182,18 +182,6 @@ impl Lag {
         self.due_to_flushed.merge(due_to_flushed);
     }
 
-    /// Hands out what was recorded and starts anew.
-    pub fn take(&mut self) -> Self {
-        let Self { commit_to_received, received_to_flushed, commit_to_flushed, due_to_flushed } =
-            self;
-        Self {
-            commit_to_received: commit_to_received.take(),
-            received_to_flushed: received_to_flushed.take(),
-            commit_to_flushed: commit_to_flushed.take(),
-            due_to_flushed: due_to_flushed.take(),
-        }
-    }
-
     /// Negative samples of all stages: evidence that two clocks disagree.
     #[must_use]
     pub fn negative(&self) -> u64 {
@@ -218,7 +206,7 @@ pub struct ConsumerCounts {
     pub batches: u64,
     /// Transactions received whole.
     pub transactions: u64,
-    /// Bytes received on the replication stream.
+    /// Bytes received on the replication stream. They belong to the window in which they came.
     pub received_bytes: u64,
     /// Bytes of encoded rows, before compression.
     pub encoded_bytes: u64,

@@ -62,13 +62,6 @@ impl Timing {
         self.negative += negative;
     }
 
-    /// Hands out what was recorded and starts anew, reusing the memory.
-    pub fn take(&mut self) -> Self {
-        let taken = self.clone();
-        self.clear();
-        taken
-    }
-
     /// Forgets everything.
     pub fn clear(&mut self) {
         let Self { histogram, over, negative } = self;

@@ -66,10 +66,10 @@ pub enum ReplicationError {
         source: ServerError,
     },
     /// The stream ended with an error of the server.
-    #[error("PostgreSQL ended the replication stream")]
+    #[error("PostgreSQL ended the replication stream with an error")]
     Ended(#[source] ServerError),
-    /// The server closed the connection without a word.
-    #[error("PostgreSQL closed the connection")]
+    /// The server ended the stream, or closed the connection without a word.
+    #[error("PostgreSQL ended the replication stream: it stops, or the connection was lost")]
     Closed,
     /// The stream holds something that the protocol does not allow.
     #[error("the replication stream can't be read: {0}")]
@@ -184,9 +184,10 @@ impl Connection {
         address: &PostgresAddress,
         application_name: &str,
     ) -> Result<Self, ReplicationError> {
+        refuse_unsupported(address)?;
         let tls = tls::client_config(&address.ssl)
             .map_err(|source| ReplicationError::Tls { address: address.to_string(), source })?;
-        let transport = Transport::connect(address, tls, CONNECT_TIMEOUT)
+        let transport = Transport::connect(address, tls, connect_timeout(address))
             .map_err(|source| ReplicationError::Connect { address: address.to_string(), source })?;
         transport.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut connection = Self { transport, input: Input::default() };
@@ -199,7 +200,9 @@ impl Connection {
         address: &PostgresAddress,
         application_name: &str,
     ) -> Result<(), ReplicationError> {
-        let user = address.user.as_deref().unwrap_or("postgres");
+        let user = address.user.as_deref().ok_or_else(|| {
+            ReplicationError::Login("the address names no user to log in as".into())
+        })?;
         let mut parameters = vec![
             ("user", user),
             ("database", address.dbname.as_deref().unwrap_or(user)),
@@ -215,15 +218,14 @@ impl Connection {
         self.transport.write_all(&out)?;
         self.authenticate(user, address.password.as_deref())?;
         loop {
-            match self.answer("the connection")? {
-                Message::ReadyForQuery(_) => return Ok(()),
-                _ => continue,
+            if let Message::ReadyForQuery(_) = self.answer("the connection")? {
+                return Ok(());
             }
         }
     }
 
     fn authenticate(&mut self, user: &str, password: Option<&str>) -> Result<(), ReplicationError> {
-        let mut scram: Option<ScramSha256> = None;
+        let (mut scram, mut is_proven): (Option<ScramSha256>, bool) = (None, false);
         let wanted = || {
             password.map(str::as_bytes).ok_or_else(|| {
                 ReplicationError::Login("the server wants a password and the URL has none".into())
@@ -233,6 +235,11 @@ impl Connection {
         loop {
             let mut out = BytesMut::new();
             match self.answer("the login")? {
+                // A server that skips its half of the exchange has not shown that it knows the
+                // password either.
+                Message::AuthenticationOk if scram.is_some() && !is_proven => {
+                    return Err(exchange_lost());
+                }
                 Message::AuthenticationOk => return Ok(()),
                 Message::AuthenticationCleartextPassword => {
                     frontend::password_message(wanted()?, &mut out)?;
@@ -257,11 +264,13 @@ impl Connection {
                         .map_err(|e| ReplicationError::Login(e.to_string()))?;
                     frontend::sasl_response(client.message(), &mut out)?;
                 }
-                Message::AuthenticationSaslFinal(body) => scram
-                    .as_mut()
-                    .ok_or_else(exchange_lost)?
-                    .finish(body.data())
-                    .map_err(|e| ReplicationError::Login(e.to_string()))?,
+                Message::AuthenticationSaslFinal(body) => {
+                    let client = scram.as_mut().ok_or_else(exchange_lost)?;
+                    client
+                        .finish(body.data())
+                        .map_err(|e| ReplicationError::Login(e.to_string()))?;
+                    is_proven = true;
+                }
                 _ => {
                     let text = "the server wants a way of logging in that walbench does not know \
                                 (it knows trust, password, MD5 and SCRAM-SHA-256)";
@@ -347,8 +356,9 @@ impl Connection {
     }
 
     fn fill(&mut self) -> Result<(), ReplicationError> {
-        match self.input.fill(&mut self.transport)? {
-            0 => Err(ReplicationError::Closed),
+        match self.input.fill(&mut self.transport) {
+            Ok(0) => Err(ReplicationError::Closed),
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e.into()),
             _ => Ok(()),
         }
     }
@@ -377,6 +387,22 @@ impl Connection {
         frontend::copy_done(&mut out);
         frontend::terminate(&mut out);
         let _ = self.transport.write_all(&out).and_then(|()| self.transport.flush());
+    }
+}
+
+/// libpq's `connect_timeout`, in seconds; 0 and nothing are ours.
+fn connect_timeout(address: &PostgresAddress) -> Duration {
+    let seconds = address.options.get("connect_timeout").and_then(|text| text.parse().ok());
+    seconds.filter(|seconds| *seconds > 0).map_or(CONNECT_TIMEOUT, Duration::from_secs)
+}
+
+/// What an address can ask for and this connection can't keep must not pass in silence.
+fn refuse_unsupported(address: &PostgresAddress) -> Result<(), ReplicationError> {
+    match address.options.get("channel_binding").map(String::as_str) {
+        Some("require") => Err(ReplicationError::Login(
+            "channel_binding=require is not supported on a replication connection".into(),
+        )),
+        _ => Ok(()),
     }
 }
 

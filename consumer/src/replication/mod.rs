@@ -7,12 +7,14 @@
 mod connection;
 mod input;
 mod message;
+mod tls;
 mod transport;
 
 pub(crate) use connection::quote;
 pub use connection::{Connection, ReplicationError, ServerError};
 pub use input::Input;
 pub use message::{Frame, StatusUpdate, frame};
+pub use tls::Tls;
 pub use transport::Transport;
 
 /// A WAL position as PostgreSQL writes it, such as `16/B374D848`.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::ClientConfig;
 use walbench_phases::address::{Host, PostgresAddress, SslMode};
 
-/// Receive buffer asked of the kernel on TCP: what piles up there makes the walsender cheaper.
+use super::tls::Tls;
+
+/// Receive buffer asked of the kernel on loopback: what piles up there makes the walsender cheaper.
 const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// A write of a status update that takes longer has lost its server.
@@ -28,7 +29,7 @@ pub enum Transport {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS over TCP.
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Tls(Box<Tls>),
 }
 
 impl Transport {
@@ -67,7 +68,7 @@ impl Transport {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(timeout),
             Self::Tcp(stream) => stream.set_read_timeout(timeout),
-            Self::Tls(stream) => stream.sock.set_read_timeout(timeout),
+            Self::Tls(stream) => stream.socket().set_read_timeout(timeout),
         }
     }
 
@@ -75,10 +76,7 @@ impl Transport {
     pub fn has_buffered(&mut self) -> bool {
         match self {
             Self::Unix(_) | Self::Tcp(_) => false,
-            Self::Tls(stream) => stream
-                .conn
-                .process_new_packets()
-                .is_ok_and(|state| state.plaintext_bytes_to_read() > 0),
+            Self::Tls(stream) => stream.has_buffered(),
         }
     }
 }
@@ -91,8 +89,12 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream
                 let socket = socket2::SockRef::from(&stream);
                 socket.set_tcp_nodelay(true)?;
                 socket.set_keepalive(true)?;
-                // A smaller buffer than asked for is slower, not wrong.
-                let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+                // Asking for a size ends the kernel's own tuning, which a long path needs. A smaller
+                // buffer than asked for is slower, not wrong.
+                if address.ip().is_loopback() {
+                    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+                }
+                stream.set_read_timeout(Some(timeout))?;
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 return Ok(stream);
             }
@@ -115,13 +117,7 @@ fn encrypt(
     let mut answer = [0];
     stream.read_exact(&mut answer)?;
     match (answer[0], mode) {
-        (b'S', _) => {
-            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-            let mut stream = StreamOwned::new(connection, stream);
-            stream.conn.complete_io(&mut stream.sock)?;
-            Ok(Transport::Tls(Box::new(stream)))
-        }
+        (b'S', _) => Ok(Transport::Tls(Box::new(Tls::shake_hands(stream, host, config)?))),
         (b'N', SslMode::Prefer) => Ok(Transport::Tcp(stream)),
         (b'N', _) => Err(io::Error::other("the server does not offer TLS, which sslmode requires")),
         (other, _) => {
@@ -136,7 +132,7 @@ impl AsFd for Transport {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
-            Self::Tls(stream) => stream.sock.as_fd(),
+            Self::Tls(stream) => stream.socket().as_fd(),
         }
     }
 }

@@ -14,8 +14,10 @@ pub(super) fn units(text: &[u8], precision: u32, scale: u32) -> Result<i128, Une
     for &byte in digits {
         match byte {
             b'0'..=b'9' => {
-                let grown = units.checked_mul(10).ok_or(Unencodable::OutOfRange)?;
-                units = grown + i128::from(byte - b'0');
+                units = units
+                    .checked_mul(10)
+                    .and_then(|units| units.checked_add(i128::from(byte - b'0')))
+                    .ok_or(Unencodable::OutOfRange)?;
                 seen_scale = seen_scale.map(|n: u32| n + 1);
             }
             b'.' if seen_scale.is_none() => seen_scale = Some(0),

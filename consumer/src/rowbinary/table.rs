@@ -179,9 +179,10 @@ impl Table {
                         .map_err(|e| self.unencodable(column, text, e))?;
                 }
                 Value::Null if column.nullable => out.push(1),
-                // A deleted row has its key and nothing else.
+                // A deleted row has its key and nothing else; without its key it is no row at all.
                 Value::Null
-                    if kind == RowKind::Deleted || matches!(column.codec, Codec::Array(_)) =>
+                    if matches!(column.codec, Codec::Array(_))
+                        || (kind == RowKind::Deleted && !column.key) =>
                 {
                     column.codec.encode_default(out);
                 }
