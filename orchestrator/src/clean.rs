@@ -16,7 +16,7 @@ use crate::ending::{self, Ending};
 use crate::postgres::control::Control;
 use crate::postgres::keeper::LOCK_FILE;
 use crate::postgres::private::{FOLDER_PREFIX, parent_folder, postmaster_pid};
-use crate::postgres::{mark, source};
+use crate::postgres::{claim, mark};
 
 /// A server without its keeper is stopped at once; its processes need a moment.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,13 +43,18 @@ async fn clean_server(address: &PostgresAddress, dry_run: bool) -> Result<Vec<St
     let control = Control::open(address).await?;
     let mut said = Vec::new();
     for (database, mark) in mark::all(&control.client).await? {
-        let lock = source::lock_sql(&database);
+        if mark.kept {
+            said.push(format!("left database \"{database}\": run {} was to keep it", mark.run_id));
+            continue;
+        }
+        let lock = claim::lock_sql(&database);
         if !control.value::<bool>("take walbench's lock", &lock).await? {
             said.push(format!("left database \"{database}\": run {} is using it", mark.run_id));
             continue;
         }
-        if !dry_run {
-            source::drop_database(&control, &database).await?;
+        if !dry_run && let Err(failure) = claim::drop_database(&control, &database).await {
+            said.push(format!("left database \"{database}\": {}", failure.error));
+            continue;
         }
         said.push(format!(
             "{} database \"{database}\" of run {}, with its slots",
@@ -63,10 +68,11 @@ async fn clean_server(address: &PostgresAddress, dry_run: bool) -> Result<Vec<St
 fn clean_folders(parent: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
     for folder in private_folders(parent) {
-        if !is_abandoned(&folder) {
+        // Held until it is removed: its keeper may be about to take it.
+        let Some(_lock) = lock_abandoned(&folder) else {
             said.push(format!("left {}: its run is alive", folder.display()));
             continue;
-        }
+        };
         if !dry_run {
             stop_server(&folder)?;
             fs::remove_dir_all(&folder).map_err(|e| {
@@ -89,9 +95,9 @@ fn private_folders(parent: &Path) -> Vec<PathBuf> {
 }
 
 /// The lock is its keeper's for as long as that lives. One kept with `--keep` has none.
-fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK_FILE))
-        .is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
+fn lock_abandoned(folder: &Path) -> Option<Flock<File>> {
+    let file = File::open(folder.join(LOCK_FILE)).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
 /// Stops a server whose keeper was killed: the process that the folder names, if it is what it

@@ -34,6 +34,12 @@ impl Ending {
         Self { message: failure.to_string(), code: COMPONENT }
     }
 
+    /// Several of them failed, the first one first.
+    pub(crate) fn components(failures: &[Failure]) -> Self {
+        let messages: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        Self { message: messages.join("\n"), code: COMPONENT }
+    }
+
     /// The user ended it.
     pub(crate) fn interrupted() -> Self {
         Self { message: "interrupted".into(), code: INTERRUPTED }
@@ -49,12 +55,21 @@ impl From<PlanError> for Ending {
 /// Prints to standard output; nobody reading it is not an error.
 pub(crate) fn print(text: &str) -> Result<u8, Ending> {
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    // A reader that went away, or a terminal that was closed.
+    let is_unread = |e: &io::Error| {
+        e.kind() == io::ErrorKind::BrokenPipe || e.raw_os_error() == Some(nix::libc::EIO)
+    };
     match written {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+        Err(e) if !is_unread(&e) => {
             Err(Ending::component(Failure::new("can't write to standard output").caused_by(&e)))
         }
         _ => Ok(0),
     }
+}
+
+/// Says something on standard error; nobody listening must not end a run.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints a JSON document.

@@ -10,6 +10,8 @@ use walbench_metrics::sample::Sample;
 use walbench_phases::Plan;
 use walbench_phases::plan::Phase;
 
+use crate::ending;
+
 /// Plain lines come this often; with `--verbose` each second.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -34,12 +36,16 @@ struct Second {
     failed: u64,
     lag: Timing,
     backlog_bytes: u64,
-    since: Option<Instant>,
+    /// From when to when, in µs. Samples come a moment after the tick that they belong to.
+    covered_us: Option<(i64, i64)>,
 }
 
 impl Live {
     pub(crate) fn new(plan: &Plan, verbose: bool) -> Self {
         let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
+        if let Some(bar) = &bar {
+            bar.set_style(style("{wide_msg}"));
+        }
         Self {
             verbose,
             phases: plan.phases.len(),
@@ -55,8 +61,8 @@ impl Live {
     /// Says something that matters.
     pub(crate) fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| ending::say(text)),
+            None => ending::say(text),
         }
     }
 
@@ -73,7 +79,7 @@ impl Live {
         self.started = Instant::now();
         self.length = Duration::from_secs_f64(phase.warmup_sec + phase.duration_sec);
         self.last_line = Instant::now();
-        self.second = Second { since: Some(Instant::now()), ..Second::default() };
+        self.second = Second::default();
         let warmup = match phase.warmup_sec {
             0.0 => String::new(),
             sec => format!(", after {sec} s of warm-up"),
@@ -84,33 +90,38 @@ impl Live {
         );
         match &self.bar {
             Some(bar) => {
-                bar.set_style(style());
+                bar.set_style(style("{prefix} [{bar:24}]\n{wide_msg}"));
                 bar.set_length(self.length.as_millis().try_into().unwrap_or(u64::MAX));
                 bar.set_position(0);
                 bar.set_prefix(self.phase.clone());
                 bar.set_message("");
             }
-            None => eprintln!("{text}"),
+            None => ending::say(&text),
         }
     }
 
-    pub(crate) fn drain(&mut self, _phase: u32) {
+    pub(crate) fn drain(&self) {
         match &self.bar {
             Some(bar) => bar.set_message("draining"),
-            None if self.verbose => eprintln!("{}: draining", self.phase),
+            None if self.verbose => ending::say(&format!("{}: draining", self.phase)),
             None => {}
         }
     }
 
     pub(crate) fn end_phase(&mut self) {
         if self.bar.is_none() && self.verbose {
-            eprintln!("{}: over", self.phase);
+            ending::say(&format!("{}: over", self.phase));
         }
     }
 
     /// Takes a sample into the current second.
     pub(crate) fn sample(&mut self, sample: &Sample) {
         let second = &mut self.second;
+        if !matches!(sample, Sample::Resources(_)) {
+            let interval = sample.interval();
+            let (from, to) = second.covered_us.unwrap_or((i64::MAX, i64::MIN));
+            second.covered_us = Some((from.min(interval.start_us), to.max(interval.end_us)));
+        }
         match sample {
             Sample::Producer(sample) => {
                 second.written += sample.counts.rows;
@@ -131,7 +142,11 @@ impl Live {
 
     /// Shows the second that has passed.
     pub(crate) fn tick(&mut self) {
-        let Some(since) = self.second.since else { return };
+        if let Some(bar) = &self.bar {
+            let elapsed = self.started.elapsed().min(self.length);
+            bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
+        }
+        let Some((from_us, to_us)) = self.second.covered_us else { return };
         let due = match (&self.bar, self.verbose) {
             (Some(_), _) | (None, true) => true,
             (None, false) => self.last_line.elapsed() >= LINE_INTERVAL,
@@ -139,24 +154,16 @@ impl Live {
         if !due {
             return;
         }
-        let line = self.second.line(since.elapsed());
+        let line = self.second.line(Duration::from_micros((to_us - from_us).unsigned_abs()));
         match &self.bar {
-            Some(bar) => {
-                let elapsed = self.started.elapsed().min(self.length);
-                bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
-                bar.set_message(line);
-            }
+            Some(bar) => bar.set_message(line),
             None => {
                 let (now, of) = (self.started.elapsed().as_secs(), self.length.as_secs());
-                eprintln!("{} {now}/{of} s: {line}", self.phase);
+                ending::say(&format!("{} {now}/{of} s: {line}", self.phase));
             }
         }
         self.last_line = Instant::now();
-        self.second = Second {
-            since: Some(Instant::now()),
-            backlog_bytes: self.second.backlog_bytes,
-            ..Second::default()
-        };
+        self.second = Second { backlog_bytes: self.second.backlog_bytes, ..Second::default() };
     }
 
     /// Takes the bar away.
@@ -186,8 +193,8 @@ impl Second {
     }
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} [{bar:24}] {msg}")
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
 }

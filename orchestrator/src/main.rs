@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(ending) => {
-            eprintln!("{}", ending.message);
+            ending::say(&ending.message);
             ExitCode::from(ending.code)
         }
     }
@@ -65,6 +65,12 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
 /// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
 /// whose orchestrator is gone must not linger in a query.
 fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
+    // A thread or task that panics would leave a worker that lives and does nothing.
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
     let threads = if role == WorkerRole::Consumer { 2 } else { 1 };
     let served = runtime(threads)?.block_on(async {
         let (reader, writer) =
@@ -76,7 +82,7 @@ fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
         }
     });
     if let Err(failure) = &served {
-        eprintln!("{failure}");
+        ending::say(&failure.to_string());
     }
     std::process::exit(if served.is_ok() { 0 } else { ending::COMPONENT.into() })
 }

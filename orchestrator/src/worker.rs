@@ -36,6 +36,9 @@ const CLOCK_PROBES: usize = 8;
 /// Lines of a worker's log that are shown when it fails.
 const LOG_TAIL_LINES: usize = 10;
 
+/// The role of a private server's keeper.
+pub(crate) const KEEPER: &str = "postgres";
+
 /// Our side of a worker.
 pub(crate) struct Worker {
     /// `producer-0`, `consumer-0`, `postgres`.
@@ -48,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) clock: ClockOffset,
     /// When it was last heard.
     pub(crate) last_heard: Instant,
+    /// It owes a word each second: from a phase's start until it has finished it.
+    pub(crate) speaks: bool,
     /// It has said its last word: that its link ends now is in order.
     pub(crate) is_done: bool,
     child: Child,
@@ -85,6 +90,7 @@ impl Worker {
             is_local: start.launcher.is_empty(),
             clock: ClockOffset { offset_us: 0, uncertainty_us: 0 },
             last_heard: Instant::now(),
+            speaks: false,
             is_done: false,
             child,
             writer: Some(writer),
@@ -149,13 +155,24 @@ impl Worker {
     }
 
     /// Closes the link, and ends the process if it does not end by itself.
-    pub(crate) async fn end(&mut self) -> Option<ExitStatus> {
+    pub(crate) async fn end(&mut self) {
+        self.end_within(GRACE).await;
+    }
+
+    /// The same, for a worker that has more to do at its end.
+    pub(crate) async fn end_within(&mut self, grace: Duration) {
+        // Its link breaks because we close it: no news for anybody.
+        self.is_done = true;
+        self.speaks = false;
         self.writer = None;
-        if let Ok(status) = tokio::time::timeout(GRACE, self.child.wait()).await {
-            return status.ok();
+        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
         }
-        let _ = self.child.kill().await;
-        self.child.wait().await.ok()
+    }
+
+    /// Waits until the process has ended, at most this long.
+    pub(crate) async fn ended(&mut self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.child.wait()).await;
     }
 
     /// How its process ended, for one whose link has. Its end may be a moment later than its link's;
@@ -172,13 +189,25 @@ impl Worker {
 
     /// A failure of this worker, with the end of its log.
     pub(crate) fn failed(&self, what: &str) -> Failure {
-        let mut failure = Failure::new(format!("{} {what}", self.name));
-        let tail = tail(&self.log, LOG_TAIL_LINES);
-        if !tail.is_empty() {
-            failure.causes.push(format!("the end of its log:\n{tail}"));
-        }
-        failure
+        let failure = Failure::new(format!("{} {what}", self.name));
+        with_log(failure, &tail(&self.log, LOG_TAIL_LINES))
     }
+
+    /// A failure that this worker has told, with what its log says besides.
+    pub(crate) fn told(&self, failure: Failure) -> Failure {
+        let told = Failure::new(format!("{} failed", self.name)).because(failure);
+        let tail = tail(&self.log, LOG_TAIL_LINES);
+        // The same failure is written there, too, a moment before or after now.
+        let lines: Vec<&str> = tail.lines().take_while(|l| !l.starts_with("error: ")).collect();
+        with_log(told, &lines.join("\n"))
+    }
+}
+
+fn with_log(mut failure: Failure, tail: &str) -> Failure {
+    if !tail.is_empty() {
+        failure.causes.push(format!("the end of its log:\n{tail}"));
+    }
+    failure
 }
 
 pub(crate) fn unexpected(expected: &'static str, got: &FromAny) -> LinkError {
@@ -200,7 +229,7 @@ fn command(program: impl AsRef<std::ffi::OsStr>, log: File) -> Command {
     let mut command = Command::new(program);
     // A group of its own: Ctrl-C in the terminal is for the orchestrator, which ends the others in
     // order.
-    command.process_group(0).stderr(log).kill_on_drop(true);
+    command.process_group(0).stderr(log);
     command
 }
 
@@ -215,6 +244,8 @@ fn spawn_here(role: &str, log: File) -> Result<(Child, Reader, Writer), Failure>
         .args(["worker", role])
         .stdin(std::os::fd::OwnedFd::from(theirs))
         .stdout(output)
+        // A keeper has a server to stop first, which it does when its link closes.
+        .kill_on_drop(role != KEEPER)
         .spawn()
         .map_err(|e| Failure::new("its process can't be made").caused_by(&e))?;
     let (reader, writer) = ours.into_split();
@@ -232,6 +263,7 @@ fn spawn_elsewhere(
         .args(["worker", role, "--stdio"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .map_err(|e| {
             Failure::new(format!("the launcher \"{program}\" can't be started"))

@@ -23,8 +23,7 @@ pub struct RunOutcome {
     pub unknown: Vec<Ledger>,
     /// What arrived, one account a consumer.
     pub delivered: Vec<Delivered>,
-    /// Rows counted in the destination; empty when nothing could be counted (a mock without
-    /// tables).
+    /// Rows counted in PostgreSQL's tables; empty when they could not be counted.
     pub table_rows: Vec<TableRows>,
     /// The user interrupted the run.
     pub interrupted: bool,
@@ -93,7 +92,7 @@ pub struct Delivered {
     pub unstamped_rows: u64,
 }
 
-/// Rows of one destination table at the end of the run.
+/// Rows of one or more of PostgreSQL's tables at the end of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TableRows {
     /// Name of the table.

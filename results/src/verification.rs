@@ -36,7 +36,7 @@ pub struct Verification {
     pub duplicated: u64,
     /// Transactions received behind a later one.
     pub out_of_order: u64,
-    /// Row versions too many, and rows by which destination tables differ; `null` where
+    /// Row versions too many, and rows by which PostgreSQL's tables differ; `null` where
     /// `expected_rows` is.
     pub wrong: Option<u64>,
     /// Row versions of transactions that arrived in part.
@@ -49,7 +49,7 @@ pub struct Verification {
     pub lost_transactions: Vec<LostTransactions>,
     /// Delivery by phase.
     pub phases: Vec<PhaseDelivery>,
-    /// Rows of the destination tables.
+    /// Rows that PostgreSQL's tables hold, against those it acknowledged.
     pub tables: Vec<TableRows>,
 }
 
@@ -208,7 +208,7 @@ fn wrong_sentence(outcome: &RunOutcome, wrong: u64) -> String {
     if differing.is_empty() {
         format!("{rows} too many arrived in transactions that were complete or never acknowledged")
     } else {
-        format!("the destination differs by {rows}: {}", differing.join(", "))
+        format!("PostgreSQL's tables differ by {rows}: {}", differing.join(", "))
     }
 }
 
@@ -275,7 +275,7 @@ impl Comparison {
         self.phases.values().map(|phase| phase.missing_rows).sum()
     }
 
-    /// Rows by which the destination's tables differ beyond what unknown transactions explain.
+    /// Rows by which PostgreSQL's tables differ beyond what unknown transactions explain.
     fn table_difference(&self, tables: &[TableRows]) -> u64 {
         let difference: u64 = tables.iter().map(|t| t.expected.abs_diff(t.counted)).sum();
         difference.saturating_sub(self.unknown_rows)
@@ -455,7 +455,7 @@ mod tests {
         short.table_rows = vec![TableRows { table: "task_run".into(), expected: 40, counted: 39 }];
         let seen = verify(&plan(), &short);
         assert_eq!((seen.verdict, seen.wrong), (Verdict::Fail, Some(1)));
-        insta::assert_snapshot!(seen.reasons.join("\n"), @"the destination differs by 1 row: task_run holds 39 of 40");
+        insta::assert_snapshot!(seen.reasons.join("\n"), @"PostgreSQL's tables differ by 1 row: task_run holds 39 of 40");
     }
 
     #[test]

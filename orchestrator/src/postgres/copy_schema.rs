@@ -24,6 +24,7 @@ pub(crate) async fn copy(
         "--no-publications",
         "--no-subscriptions",
         "--no-tablespaces",
+        "--lock-wait-timeout=30s",
     ];
     let mut pg_dump = client(&programs, "pg_dump", from);
     let mut dumping = pg_dump
@@ -45,6 +46,10 @@ pub(crate) async fn copy(
 /// A client program with its connection in the environment, where other users can't read it.
 fn client(programs: &Binaries, name: &str, address: &PostgresAddress) -> Command {
     let mut command = Command::new(programs.program(name));
+    // The user's own PG* variables would win over some of ours: a service names another server.
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
     let host = match &address.host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(folder) => folder.display().to_string(),
@@ -61,6 +66,9 @@ fn client(programs: &Binaries, name: &str, address: &PostgresAddress) -> Command
     set("PGSSLMODE", Some(address.ssl.mode.as_str()));
     let root = address.ssl.root_cert.as_ref().map(|path| path.display().to_string());
     set("PGSSLROOTCERT", root.as_deref());
+    set("PGOPTIONS", address.options.get("options").map(String::as_str));
+    set("PGCONNECT_TIMEOUT", address.options.get("connect_timeout").map(String::as_str));
+    set("PGCHANNELBINDING", address.options.get("channel_binding").map(String::as_str));
     command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

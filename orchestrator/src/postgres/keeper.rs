@@ -10,9 +10,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use walbench_metrics::Failure;
 use walbench_metrics::clock::wall_us;
@@ -42,11 +43,11 @@ pub(crate) async fn serve(
     let Some(server) = greet(&mut reader, &mut writer).await else { return Ok(()) };
     let ended = keep(&server, &mut reader, &mut writer).await;
     // A folder that is kept loses its lock, so that it no longer counts as left behind.
-    let _ = if server.keep {
-        fs::remove_file(server.folder.join(LOCK_FILE))
+    if server.keep {
+        let _ = fs::remove_file(server.folder.join(LOCK_FILE));
     } else {
-        fs::remove_dir_all(&server.folder)
-    };
+        remove(&server.folder).await;
+    }
     let last = match &ended {
         Ok(()) => Out::Done(()),
         Err(failure) => Out::Failed(failure.clone()),
@@ -54,6 +55,23 @@ pub(crate) async fn serve(
     // The orchestrator may be gone; the server is, and that was the point.
     let _ = writer.send(&last).await;
     ended
+}
+
+/// Removes the server's folder. What was ended at once, above all initdb, leaves processes that
+/// write for a moment more: then what was emptied is not empty, and is emptied again.
+async fn remove(folder: &Path) {
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    // The lock goes last: without it `walbench clean` would not know the rest.
+    for part in ["password", "s", "data", ""] {
+        let part = folder.join(part);
+        let removed = || match part.is_dir() {
+            true => fs::remove_dir_all(&part),
+            false => fs::remove_file(&part),
+        };
+        while removed().is_err() && part.exists() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// `None` when the orchestrator is gone, or is no orchestrator.
@@ -85,6 +103,7 @@ async fn keep(
         child = &mut starting => child?,
         // Said to stop, or left alone, while it starts.
         _ = reader.recv::<In>() => return Ok(()),
+        Ok(()) = until_signal() => return Ok(()),
     };
     let _ = writer.send(&Out::Ready).await;
     tokio::select! {
@@ -96,12 +115,30 @@ async fn keep(
             stop(&mut child, ended.is_ok()).await;
             Ok(())
         }
+        Ok(()) = until_signal() => {
+            stop(&mut child, true).await;
+            Ok(())
+        }
     }
 }
 
 /// Waits for the word to stop; an error is a link that broke, which means the same with more haste.
 async fn until_stop(reader: &mut WorkerReader) -> Result<(), LinkError> {
     while !matches!(reader.recv::<In>().await?, In::Stop) {}
+    Ok(())
+}
+
+/// Whoever ends all processes of a session or a service ends the keeper too: then its server must
+/// not be left.
+async fn until_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
     Ok(())
 }
 
@@ -175,9 +212,7 @@ async fn start(server: &PrivateServer, owner: Option<&User>) -> Result<Child, Fa
         }
         if let Ok(Some(status)) = child.try_wait() {
             let text = format!("the private PostgreSQL server ended while starting ({status})");
-            return Err(
-                Failure::new(text).hint("its log says why; check postgres.settings in the plan")
-            );
+            return Err(Failure::new(text).hint("check postgres.settings in the plan"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -200,11 +235,18 @@ async fn initialise(server: &PrivateServer, owner: Option<&User>) -> Result<(), 
         .args(["--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync"])
         .arg("--pwfile")
         .arg(&password_file);
-    let output = command
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|e| failed("initdb can't be started").caused_by(&e))?;
+    let output = output_of_group(command).await.map_err(|e| {
+        let failed = failed("initdb can't be started").caused_by(&e);
+        match owner {
+            Some(user) => failed.hint(format!(
+                "user {} must be able to enter {}, which TMPDIR names, and to run {}",
+                user.name,
+                server.folder.parent().unwrap_or(&server.folder).display(),
+                server.initdb.display()
+            )),
+            None => failed,
+        }
+    })?;
     let _ = fs::remove_file(&password_file);
     if output.status.success() {
         return Ok(());
@@ -213,6 +255,24 @@ async fn initialise(server: &PrivateServer, owner: Option<&User>) -> Result<(), 
     let mut failure = failed(&format!("initdb ended with {}", output.status));
     failure.causes.push(said.trim().to_owned());
     Err(failure)
+}
+
+/// Runs a command in its group to its end. If we end before, so does its whole group: initdb has
+/// children that would go on writing.
+async fn output_of_group(mut command: Command) -> io::Result<std::process::Output> {
+    struct Group(Option<u32>);
+    impl Drop for Group {
+        fn drop(&mut self) {
+            if let Some(pid) = self.0 {
+                let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
+    }
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut group = Group(child.id());
+    let output = child.wait_with_output().await;
+    group.0 = None;
+    output
 }
 
 /// A fast shutdown if there is time, an immediate one if there is none.

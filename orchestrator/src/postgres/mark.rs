@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 use walbench_metrics::Failure;
 
+use walbench_producer::workload::quote as quote_identifier;
+
 use super::control::refused;
-use super::{quote, quote_identifier};
+use super::quote;
 
 /// Stands as the database's comment. A slot is ours when its database is: slots can't be marked,
 /// and they can't outlive their database either.
@@ -15,6 +17,9 @@ pub(crate) struct Mark {
     pub(crate) made_by: MadeBy,
     /// The run it was made for.
     pub(crate) run_id: String,
+    /// The user wants to keep it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) kept: bool,
 }
 
 /// Always `walbench`; anything else is not our mark.
@@ -36,8 +41,8 @@ pub(crate) enum Ownership {
 }
 
 /// The statement that marks a database.
-pub(crate) fn comment(database: &str, run_id: &str) -> String {
-    let mark = Mark { made_by: MadeBy::Walbench, run_id: run_id.into() };
+pub(crate) fn comment(database: &str, run_id: &str, kept: bool) -> String {
+    let mark = Mark { made_by: MadeBy::Walbench, run_id: run_id.into(), kept };
     let text = serde_json::to_string(&mark).unwrap_or_default();
     format!("COMMENT ON DATABASE {} IS {}", quote_identifier(database), quote(&text))
 }
@@ -76,7 +81,7 @@ mod tests {
 
     #[test]
     fn our_mark_is_known_again_and_no_other_comment_is() {
-        let sql = comment("it's \"mine\"", "20260101T000000Z-o'clock");
+        let sql = comment("it's \"mine\"", "20260101T000000Z-o'clock", false);
         assert!(sql.starts_with("COMMENT ON DATABASE \"it's \"\"mine\"\"\" IS '"), "{sql}");
         let text = r#"{"made_by":"walbench","run_id":"x"}"#;
         assert!(matches!(read(Some(text)), Ownership::Ours(mark) if mark.run_id == "x"));

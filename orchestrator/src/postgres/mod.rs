@@ -2,6 +2,7 @@
 //! Only what carries our mark is ever touched.
 
 pub(crate) mod binaries;
+pub(crate) mod claim;
 pub(crate) mod control;
 pub(crate) mod copy_schema;
 pub(crate) mod keeper;
@@ -9,11 +10,6 @@ pub(crate) mod mark;
 pub(crate) mod preflight;
 pub(crate) mod private;
 pub(crate) mod source;
-
-/// An SQL identifier in quotes.
-pub(crate) fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
 
 /// An SQL string literal.
 pub(crate) fn quote(text: &str) -> String {

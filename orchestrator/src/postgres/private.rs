@@ -91,8 +91,8 @@ impl PrivateServer {
 /// Where private servers' folders are: not /tmp, which is memory on many machines, where an fsync
 /// costs nothing and says nothing.
 pub(crate) fn parent_folder() -> PathBuf {
-    match std::env::var_os("TMPDIR") {
-        Some(folder) if !folder.is_empty() => folder.into(),
+    match std::env::var_os("TMPDIR").map(std::path::absolute) {
+        Some(Ok(folder)) => folder,
         _ if Path::new("/var/tmp").is_dir() => "/var/tmp".into(),
         _ => std::env::temp_dir(),
     }

@@ -1,5 +1,4 @@
-//! The source of a run: our database on a server, with tables, publications and slots; made before
-//! the run and removed after it.
+//! The source of a run: what is made inside our database before it. It all goes with the database.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,24 +7,18 @@ use walbench_metrics::Failure;
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::{Distribution, ReplicaIdentity};
-use walbench_producer::workload::builtin_ddl;
+use walbench_producer::workload::{builtin_ddl, quote as quote_identifier};
 
 use super::control::{Control, refused};
-use super::mark::{self, Ownership};
-use super::{copy_schema, preflight, quote, quote_identifier};
+use super::{copy_schema, preflight, quote};
 
 /// An open writing transaction anywhere on the server holds up the making of a slot; longer than
 /// this is somebody who forgot one.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a slot's walsender may take to notice that its consumer is gone.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A prepared source.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// On the server's own database: holds the lock on ours while the run lives.
-    maintenance: Control,
     /// On our database.
     pub(crate) control: Control,
     /// Our database.
@@ -38,66 +31,32 @@ pub(crate) struct Source {
     pub(crate) facts: preflight::Facts,
     /// What a reader of the results must know.
     pub(crate) allowances: Vec<String>,
-    database: String,
 }
 
 impl Source {
-    /// Checks the server and makes everything. What was made before an error is removed again.
-    pub(crate) async fn prepare(
+    /// Makes everything in our database.
+    pub(crate) async fn fill(
         server: &PostgresAddress,
+        facts: preflight::Facts,
         plan: &Plan,
-        run_id: &str,
         pg_bin: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let maintenance = Control::open(server).await?;
-        let facts = preflight::check(&maintenance, plan).await?;
-        let database = plan.postgres.database.clone();
-        lock(&maintenance, &database).await?;
-        remove_leftover(&maintenance, &database).await?;
-        let slots = slot_names(plan);
-        refuse_foreign_slots(&maintenance, &slots).await?;
-
-        create_database(&maintenance, &database, run_id).await?;
-        let address = server.with_database(&database);
-        let prepared = Self::fill(&address, plan, &slots, pg_bin).await;
-        match prepared {
-            Ok((control, publications, allowances)) => Ok(Self {
-                maintenance,
-                control,
-                address,
-                slots,
-                publications,
-                facts,
-                allowances,
-                database,
-            }),
-            Err(failure) => {
-                let _ = drop_database(&maintenance, &database).await;
-                Err(failure)
-            }
-        }
-    }
-
-    async fn fill(
-        address: &PostgresAddress,
-        plan: &Plan,
-        slots: &[String],
-        pg_bin: Option<&Path>,
-    ) -> Result<(Control, Vec<String>, Vec<String>), Failure> {
-        let control = Control::open(address).await?;
+        let address = server.with_database(&plan.postgres.database);
+        let control = Control::open(&address).await?;
         let mut allowances = Vec::new();
         if let Some(from) = &plan.postgres.schema_from {
             let from = PostgresAddress::parse(from)
                 .map_err(|e| Failure::new("postgres.schema_from can't be used").caused_by(&e))?;
-            copy_schema::copy(&from, address, pg_bin).await?;
+            copy_schema::copy(&from, &address, pg_bin).await?;
             allowances.extend(drop_foreign_keys(&control).await?);
         }
         make_tables(&control, plan).await?;
         let publications = make_publications(&control, plan).await?;
-        for slot in slots {
+        let slots = slot_names(plan);
+        for slot in &slots {
             make_slot(&control, slot).await?;
         }
-        Ok((control, publications, allowances))
+        Ok(Self { control, address, slots, publications, facts, allowances })
     }
 
     /// Rows that the tables hold together.
@@ -111,138 +70,11 @@ impl Source {
         }
         Ok(rows)
     }
-
-    /// Removes the slots, and the database unless it shall be kept.
-    pub(crate) async fn remove(self, keep_database: bool) -> Result<(), Failure> {
-        for slot in &self.slots {
-            drop_slot(&self.control, slot).await?;
-        }
-        let Self { maintenance, control, database, .. } = self;
-        drop(control);
-        if keep_database {
-            return Ok(());
-        }
-        drop_database(&maintenance, &database).await
-    }
 }
 
-fn slot_names(plan: &Plan) -> Vec<String> {
+/// One for each consumer.
+pub(crate) fn slot_names(plan: &Plan) -> Vec<String> {
     (0..plan.consumer.processes).map(|n| format!("{}_{n}", plan.postgres.slot)).collect()
-}
-
-/// One run a database: the lock lives as long as the session that took it.
-async fn lock(maintenance: &Control, database: &str) -> Result<(), Failure> {
-    let sql = lock_sql(database);
-    if maintenance.value::<bool>("take walbench's lock", &sql).await? {
-        return Ok(());
-    }
-    Err(Failure::new(format!("another run of walbench is using database \"{database}\""))
-        .hint("wait for it, or set another postgres.database and postgres.slot"))
-}
-
-pub(crate) fn lock_sql(database: &str) -> String {
-    format!("SELECT pg_try_advisory_lock(hashtext('walbench'), hashtext({}))", quote(database))
-}
-
-/// What a killed run left of our database is removed; somebody else's is refused.
-async fn remove_leftover(maintenance: &Control, database: &str) -> Result<(), Failure> {
-    match mark::of_database(&maintenance.client, database).await? {
-        Ownership::Absent => Ok(()),
-        Ownership::Ours(_) => drop_database(maintenance, database).await,
-        Ownership::Foreign => {
-            let text = format!(
-                "database \"{database}\" at {} was not made by walbench",
-                maintenance.address
-            );
-            Err(Failure::new(text).hint(
-                "set postgres.database to a name that is free; to test with your own schema, \
-                 name your database in postgres.schema_from",
-            ))
-        }
-    }
-}
-
-/// Drops one of our databases with its slots. Nobody who is connected to it is ended.
-pub(crate) async fn drop_database(maintenance: &Control, database: &str) -> Result<(), Failure> {
-    let sql = "SELECT slot_name::text, active_pid FROM pg_replication_slots WHERE database = $1";
-    let slots = maintenance
-        .client
-        .query(sql, &[&database])
-        .await
-        .map_err(|e| refused("list the slots", &e))?;
-    for slot in slots {
-        let name: String = slot.get(0);
-        drop_slot(maintenance, &name).await?;
-    }
-    let sql = format!("DROP DATABASE IF EXISTS {}", quote_identifier(database));
-    let deadline = tokio::time::Instant::now() + RELEASE_TIMEOUT;
-    loop {
-        let dropped = maintenance.client.batch_execute(&sql).await;
-        match dropped {
-            Ok(()) => return Ok(()),
-            // A session of ours that has just been closed may be seen for a moment.
-            Err(e) if e.code().is_some_and(|c| c.code() == "55006") => {
-                if tokio::time::Instant::now() >= deadline {
-                    return Err(refused(&format!("drop database \"{database}\""), &e)
-                        .hint("close the sessions that are connected to it"));
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(e) => return Err(refused(&format!("drop database \"{database}\""), &e)),
-        }
-    }
-}
-
-/// Drops a slot of ours, giving its walsender time to end.
-async fn drop_slot(control: &Control, slot: &str) -> Result<(), Failure> {
-    let deadline = tokio::time::Instant::now() + RELEASE_TIMEOUT;
-    loop {
-        let dropped = control.client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await;
-        match dropped {
-            Ok(_) => return Ok(()),
-            Err(e) => match e.code().map(tokio_postgres::error::SqlState::code) {
-                Some("42704") => return Ok(()),
-                Some("55006") if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                _ => return Err(refused(&format!("drop slot \"{slot}\""), &e)),
-            },
-        }
-    }
-}
-
-/// By now every slot of ours went with its database: one of our names that exists is not ours.
-async fn refuse_foreign_slots(maintenance: &Control, slots: &[String]) -> Result<(), Failure> {
-    let sql = "SELECT slot_name::text, database::text, active_pid FROM pg_replication_slots \
-               WHERE slot_name::text = ANY($1)";
-    let found = maintenance
-        .client
-        .query_opt(sql, &[&slots])
-        .await
-        .map_err(|e| refused("look up the slots", &e))?;
-    let Some(slot) = found else { return Ok(()) };
-    let (name, database, pid): (String, Option<String>, Option<i32>) =
-        (slot.get(0), slot.get(1), slot.get(2));
-    let of =
-        database.map_or("a physical slot".into(), |d| format!("it belongs to database \"{d}\""));
-    let held = pid.map_or(String::new(), |pid| format!(" and is in use by process {pid}"));
-    Err(Failure::new(format!("replication slot \"{name}\" was not made by walbench"))
-        .because(Failure::new(format!("{of}{held}")))
-        .hint("set postgres.slot to another stem; walbench neither takes nor drops this one"))
-}
-
-async fn create_database(
-    maintenance: &Control,
-    database: &str,
-    run_id: &str,
-) -> Result<(), Failure> {
-    let what = format!("create database \"{database}\"");
-    let sql = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'",
-        quote_identifier(database)
-    );
-    maintenance.execute(&what, &sql).await?;
-    maintenance.execute("mark the database", &mark::comment(database, run_id)).await
 }
 
 /// Generated rows can't satisfy foreign keys of tables that are not filled.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use walbench_metrics::Failure;
 use walbench_metrics::clock::wall_us;
 use walbench_results::outcome::DrainVerdict;
 
@@ -13,22 +14,28 @@ use crate::postgres::control::refused;
 /// How often the slots are asked how far they are.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// A server that takes longer for a simple question is gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// After an interrupt the drain has this long.
 const INTERRUPTED_DRAIN_SEC: f64 = 10.0;
 
 impl Run {
     /// Waits until every slot is confirmed behind the phase's last WAL. Consumers confirm only what
     /// their sink has acknowledged, so then every row of the phase is there.
-    pub(super) async fn drain(&mut self, phase: u32) -> Result<(), Stop> {
-        self.live.drain(phase);
-        let end_lsn = self.mark_end().await?;
+    pub(super) async fn drain(&mut self) -> Result<(), Stop> {
+        self.live.drain();
+        let marking = self.mark_end();
+        let what = "mark the end of the phase";
+        let end_lsn = self.patience.wait(what, ANSWER_TIMEOUT, 2, marking).await?;
         let limit = match self.interrupts {
             0 => self.plan.limits.drain_sec,
             _ => self.plan.limits.drain_sec.min(INTERRUPTED_DRAIN_SEC),
         };
         let mut deadline = Self::after(limit);
         let verdict = loop {
-            if self.is_confirmed(end_lsn).await? {
+            let asking = self.is_confirmed(end_lsn);
+            if self.patience.wait("say how far the slots are", ANSWER_TIMEOUT, 2, asking).await? {
                 break DrainVerdict::Drained;
             }
             if Instant::now() >= deadline {
@@ -51,7 +58,7 @@ impl Run {
 
     /// Ends the phase's WAL with a message of our own, flushed, so that there is a position to wait
     /// for that is behind every row and that PostgreSQL will send something for.
-    async fn mark_end(&self) -> Result<u64, Stop> {
+    async fn mark_end(&self) -> Result<u64, Failure> {
         let Some(source) = &self.source else { return Ok(0) };
         let what = "mark the end of the phase";
         let marker = "SET synchronous_commit = on; \
@@ -62,7 +69,7 @@ impl Run {
         Ok(u64::try_from(lsn).unwrap_or_default())
     }
 
-    async fn is_confirmed(&self, end_lsn: u64) -> Result<bool, Stop> {
+    async fn is_confirmed(&self, end_lsn: u64) -> Result<bool, Failure> {
         let Some(source) = &self.source else { return Ok(true) };
         let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_name::text = ANY($1) \
                    AND confirmed_flush_lsn - '0/0'::pg_lsn >= $2::bigint";

@@ -87,21 +87,18 @@ impl Run {
             }
             Event::Broke(number, _) if self.workers[number].is_done => Ok(None),
             Event::Broke(number, error) => Err(self.broken(number, &error).into()),
-            Event::Said(number, message) => self.said(number, message),
+            Event::Said(number, message) => self.said(number, *message),
         }
     }
 
-    fn said(&mut self, number: usize, message: Box<FromAny>) -> Result<Option<Happening>, Stop> {
+    fn said(&mut self, number: usize, message: FromAny) -> Result<Option<Happening>, Stop> {
         self.workers[number].last_heard = Instant::now();
-        match *message {
+        match message {
             FromWorker::Sample(sample) => {
                 self.record(&sample)?;
                 Ok(None)
             }
-            FromWorker::Failed(failure) => {
-                let failed = Failure::new(format!("{} failed", self.workers[number].name));
-                Err(failed.because(failure).into())
-            }
+            FromWorker::Failed(failure) => Err(self.workers[number].told(failure).into()),
             FromWorker::Pong { .. } => Ok(None),
             message @ FromWorker::Done(_) => {
                 self.workers[number].is_done = true;
@@ -160,14 +157,13 @@ impl Run {
 
     fn check_silence(&self) -> Result<(), Stop> {
         let limit = Duration::from_secs_f64(self.plan.limits.worker_silence_sec.min(1e9));
-        let workers = self.producers.clone().chain(self.consumers.clone());
-        let silent = workers.map(|n| &self.workers[n]).find(|w| w.last_heard.elapsed() > limit);
-        match silent {
-            Some(worker) if self.listening => {
+        let mut speaking = self.workers.iter().filter(|worker| worker.speaks);
+        match speaking.find(|worker| worker.last_heard.elapsed() > limit) {
+            Some(worker) => {
                 let what = format!("hangs: it has said nothing for {} s", limit.as_secs_f64());
                 Err(worker.failed(&what).into())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

@@ -19,7 +19,10 @@ use crate::worker::{ToAny, unexpected};
 const DONE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The server stops in order, with a checkpoint.
-const KEEPER_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Counting reads the whole tables.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What the workers leave.
 #[derive(Debug, Default)]
@@ -32,7 +35,6 @@ impl Run {
     /// Ends everything and says how it went.
     pub(super) async fn finish(mut self, went: Result<(), Stop>) -> Result<u8, Ending> {
         self.live.clear();
-        self.listening = false;
         self.cuts = None;
         let mut left = Left::default();
         let mut stop = went.err();
@@ -44,8 +46,8 @@ impl Run {
         }
         let table_rows = if stop.is_none() { self.count_rows().await } else { Vec::new() };
         self.end_workers().await;
-        let removed = self.remove_source().await;
-        self.end_keeper(removed.is_ok()).await;
+        let removed = self.release_claim().await;
+        self.end_keeper().await;
         let written = self.write_results(left, table_rows, stop.as_ref());
         self.say_how_it_ended(stop, removed, written)
     }
@@ -93,24 +95,25 @@ impl Run {
         }
     }
 
-    async fn remove_source(&mut self) -> Result<(), Failure> {
+    async fn release_claim(&mut self) -> Result<(), Failure> {
         self.watch = None;
-        let Some(source) = self.source.take() else { return Ok(()) };
+        self.source = None;
+        let Some(claim) = self.claim.take() else { return Ok(()) };
         // The whole server goes, unless it is kept.
         if self.private.is_some() && !self.keep {
             return Ok(());
         }
-        source.remove(self.keep).await
+        claim.release(self.keep).await
     }
 
-    async fn end_keeper(&mut self, in_order: bool) {
+    /// The server stops in order, and its folder is gone when its keeper is.
+    async fn end_keeper(&mut self) {
         let Some((number, _)) = self.private else { return };
-        if in_order && self.tell(number, &ToAny::Stop).await.is_ok() {
-            let deadline = Instant::now() + KEEPER_TIMEOUT;
-            // Whatever comes (Done, a broken link, an impatient signal) is its end.
-            while let Ok(Happening::Interrupted) = self.next(deadline).await {}
+        let keeper = &mut self.workers[number];
+        if keeper.send(&ToAny::Stop).await.is_ok() {
+            keeper.ended(KEEPER_TIMEOUT).await;
         }
-        self.workers[number].end().await;
+        keeper.end_within(KEEPER_TIMEOUT).await;
     }
 
     /// What the tables hold, against what was acknowledged.
@@ -119,16 +122,19 @@ impl Run {
         if !self.plan.producer.enabled {
             return Vec::new();
         }
-        match source.count_rows(&self.plan.producer.tables).await {
+        let counting = source.count_rows(&self.plan.producer.tables);
+        let signals = self.interrupts + 1;
+        match self.patience.wait("count its rows", COUNT_TIMEOUT, signals, counting).await {
             Ok(counted) => vec![TableRows {
                 table: self.plan.producer.tables.join(", "),
                 expected: self.counted.rows_left(),
                 counted,
             }],
-            Err(failure) => {
+            Err(Stop::Failed(failure)) => {
                 self.live.say(&failure.to_string());
                 Vec::new()
             }
+            Err(Stop::Interrupted) => Vec::new(),
         }
     }
 
@@ -183,7 +189,7 @@ impl Run {
             table_rows,
             interrupted: self.interrupts > 0,
             failure: match stop {
-                Some(Stop::Failed(failure)) => Some(failure.error.clone()),
+                Some(Stop::Failed(failure)) => Some(in_one_line(failure)),
                 _ => None,
             },
         }
@@ -199,24 +205,39 @@ impl Run {
             let data = server.data();
             self.live.say(&format!("the private server's data is kept in {}", data.display()));
         }
-        let metrics = written.map_err(Ending::component)?;
+        let mut failures: Vec<Failure> = Vec::new();
+        let metrics = written.unwrap_or_else(|failure| {
+            failures.push(failure);
+            None
+        });
         if let Some(metrics) = &metrics {
             ending::print(&terminal(metrics))?;
         }
         self.live.say(&format!("results: {}", self.folder.path().display()));
+        let was_stopped = stop.is_some();
         if let Some(Stop::Failed(failure)) = stop {
-            return Err(Ending::component(failure));
+            failures.insert(0, failure);
         }
-        removed.map_err(|f| {
-            let text =
-                "the run is over and its results are written, but its database is not removed";
-            Ending::component(Failure::new(text).because(f).hint("run `walbench clean` later"))
-        })?;
-        match (stop, metrics) {
-            (Some(_), _) => Err(Ending::interrupted()),
-            (None, _) if self.interrupts > 0 => Err(Ending::interrupted()),
-            (None, Some(metrics)) => Ok(metrics.verdict.exit_code()),
-            (None, None) => Ok(0),
+        if let Err(failure) = removed {
+            let text = format!("database \"{}\" is not removed", self.plan.postgres.database);
+            let hint = "`walbench clean --postgres URL` removes it later";
+            failures.push(Failure::new(text).because(failure).hint(hint));
+        }
+        if !failures.is_empty() {
+            return Err(Ending::components(&failures));
+        }
+        match metrics {
+            _ if was_stopped || self.interrupts > 0 => Err(Ending::interrupted()),
+            Some(metrics) => Ok(metrics.verdict.exit_code()),
+            None => Ok(0),
         }
     }
+}
+
+/// What failed and why, without the ends of logs.
+fn in_one_line(failure: &Failure) -> String {
+    let causes = failure.causes.iter().filter(|cause| !cause.contains('\n'));
+    let words: Vec<&str> =
+        std::iter::once(&failure.error).chain(causes).map(String::as_str).collect();
+    words.join(": ")
 }

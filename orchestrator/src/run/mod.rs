@@ -31,8 +31,10 @@ pub(crate) use self::events::Event;
 use crate::cli::RunArgs;
 use crate::ending::Ending;
 use crate::live::Live;
+use crate::postgres::claim::Claim;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::Source;
+use crate::signals::Patience;
 use crate::watch::Watch;
 use crate::worker::Worker;
 use crate::{environment, plan, signals};
@@ -68,21 +70,22 @@ pub(crate) struct Run {
     environment: Environment,
     sender: UnboundedSender<Event>,
     events: UnboundedReceiver<Event>,
-    /// Signals so far.
+    /// Signals so far, as events.
     interrupts: u32,
+    /// Signals so far, as they come.
+    patience: Patience,
     /// The private server's keeper is among them, if there is one.
     workers: Vec<Worker>,
     producers: Range<usize>,
     consumers: Range<usize>,
     private: Option<(usize, PrivateServer)>,
+    claim: Option<Claim>,
     source: Option<Source>,
     watch: Option<Watch>,
     /// Where the running phase is cut; `None` between phases.
     cuts: Option<(u32, Cuts)>,
     /// When the processes were last measured, in µs.
     measured_us: i64,
-    /// Workers are expected to speak each second.
-    listening: bool,
     /// Resource samples that were asked for and have not come.
     owed_resources: u32,
     samples: SampleLog,
@@ -139,7 +142,7 @@ impl Run {
         folder.write("plan.toml", plan.masked().to_toml()).map_err(unwritable)?;
         let samples = folder.samples().map_err(unwritable)?;
         let (sender, events) = unbounded_channel();
-        signals::forward(&sender)
+        let patience = signals::forward(&sender)
             .map_err(|e| Failure::new("signals can't be received").caused_by(&e))?;
         Ok(Self {
             environment: environment::of_this_machine(),
@@ -152,15 +155,16 @@ impl Run {
             sender,
             events,
             interrupts: 0,
+            patience,
             workers: Vec::new(),
             producers: 0..0,
             consumers: 0..0,
             private: None,
+            claim: None,
             source: None,
             watch: None,
             cuts: None,
             measured_us: 0,
-            listening: false,
             owed_resources: 0,
             samples,
             counted: Counted::default(),
@@ -183,7 +187,6 @@ impl Run {
             }
             self.run_phase(u32::try_from(phase).unwrap_or(u32::MAX)).await?;
         }
-        self.listening = false;
         Ok(())
     }
 

@@ -33,11 +33,12 @@ impl Run {
             outcome.producers_done_us = load.is_ok().then(wall_us);
         }
         load?;
-        self.drain(phase).await?;
+        self.drain().await?;
         self.end_phase(phase).await
     }
 
     async fn start_phase(&mut self, phase: u32) -> Result<(), Stop> {
+        let wal_start_lsn = self.wal_lsn().await;
         let start_us = wall_us() + i64::try_from(LEAD.as_micros()).unwrap_or_default();
         let planned = &self.plan.phases[phase as usize];
         let cuts = Cuts::new(start_us, planned.warmup_sec, planned.duration_sec);
@@ -51,7 +52,7 @@ impl Run {
             producers_done_us: None,
             drained_us: None,
             drain: DrainVerdict::Interrupted,
-            wal_start_lsn: self.wal_lsn().await,
+            wal_start_lsn,
             wal_end_lsn: None,
             completed: false,
         });
@@ -62,13 +63,13 @@ impl Run {
         }
         self.measured_us = start_us.min(wall_us());
         self.cuts = Some((phase, cuts));
-        self.listening = true;
         Ok(())
     }
 
     async fn tell_all(&mut self, message: &ToAny) -> Result<(), Stop> {
         for number in self.consumers.start..self.producers.end {
             self.tell(number, message).await?;
+            self.workers[number].speaks = true;
         }
         Ok(())
     }
@@ -113,13 +114,16 @@ impl Run {
     }
 
     fn finished(
-        &self,
+        &mut self,
         phase: u32,
         number: usize,
         message: &crate::worker::FromAny,
     ) -> Result<(), Stop> {
         match message {
-            FromWorker::Finished { phase: done } if *done == phase => Ok(()),
+            FromWorker::Finished { phase: done } if *done == phase => {
+                self.workers[number].speaks = false;
+                Ok(())
+            }
             other => {
                 let error = unexpected("Finished", other);
                 Err(self.workers[number].failed("speaks nonsense").caused_by(&error).into())

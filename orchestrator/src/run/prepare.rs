@@ -12,20 +12,30 @@ use super::events::Happening;
 use super::{Run, Stop};
 use crate::environment;
 use crate::postgres::binaries::Binaries;
+use crate::postgres::claim::{self, Claim};
+use crate::postgres::control::Control;
+use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
-use crate::postgres::source::Source;
+use crate::postgres::source::{Source, slot_names};
 use crate::watch::Watch;
-use crate::worker::{Start, Worker, unexpected};
+use crate::worker::{KEEPER, Start, Worker, unexpected};
 
 /// Preparing a worker is connecting; the private server may have to make its cluster first.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// One step on the server.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Copying a schema and making slots may wait for others' locks and transactions.
+const FILL_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Run {
     /// The server of the plan, or a private one.
     pub(super) async fn reach_server(&mut self) -> Result<PostgresAddress, Stop> {
         if let Some(url) = &self.plan.postgres.url {
-            return PostgresAddress::parse(url)
-                .map_err(|e| Failure::new("postgres.url can't be used").caused_by(&e).into());
+            let address = PostgresAddress::parse(url)
+                .map_err(|e| Failure::new("postgres.url can't be used").caused_by(&e))?;
+            return Ok(with_user(address));
         }
         let binaries = Binaries::find_server(self.pg_bin.as_deref())?;
         let server = PrivateServer::new(&self.plan, &binaries, self.keep)?;
@@ -34,7 +44,7 @@ impl Run {
             server.postgres.display(),
             server.folder.display()
         ));
-        let keeper = self.start_worker("postgres", "postgres", &[]).await?;
+        let keeper = self.start_worker("postgres", KEEPER, &[]).await?;
         self.private = Some((keeper, server.clone()));
         self.workers[keeper].prepare(&server).await?;
         self.until_ready(&[keeper]).await?;
@@ -46,13 +56,36 @@ impl Run {
     pub(super) async fn prepare_source(&mut self, server: &PostgresAddress) -> Result<(), Stop> {
         self.live.step(&format!("preparing database \"{}\"", self.plan.postgres.database));
         let run_id = self.folder.id().to_owned();
-        let source = Source::prepare(server, &self.plan, &run_id, self.pg_bin.as_deref()).await?;
+        let source = self.claim_and_fill(server, &run_id).await?;
         self.live.step(&format!("PostgreSQL {} at {}", source.facts.version, source.address));
         let server = environment::of_server(&source, &self.plan, self.private.is_some()).await;
         self.environment.servers.push(server);
         self.environment.allowances.extend(source.allowances.iter().cloned());
         self.source = Some(source);
         self.check_interrupt()
+    }
+
+    /// The claim is ours to release from the moment it is made, so its making is not interrupted;
+    /// everything before and after is.
+    async fn claim_and_fill(
+        &mut self,
+        server: &PostgresAddress,
+        run_id: &str,
+    ) -> Result<Source, Stop> {
+        let (plan, patience) = (&self.plan, &self.patience);
+        let database = &plan.postgres.database;
+        let what = "let us in and describe itself";
+        let maintenance = patience.wait(what, STEP_TIMEOUT, 1, Control::open(server)).await?;
+        let checking = preflight::check(&maintenance, plan);
+        let facts = patience.wait(what, STEP_TIMEOUT, 1, checking).await?;
+        let slots = slot_names(plan);
+        let clearing = claim::clear_the_way(&maintenance, database, &slots);
+        patience.wait("remove what was left behind", STEP_TIMEOUT, 1, clearing).await?;
+        let making = Claim::make(maintenance, database, run_id);
+        let what = format!("create database \"{database}\"");
+        self.claim = Some(patience.wait(&what, STEP_TIMEOUT, u32::MAX, making).await?);
+        let filling = Source::fill(server, facts, plan, self.pg_bin.as_deref());
+        patience.wait("make tables and slots", FILL_TIMEOUT, 1, filling).await
     }
 
     /// Starts a worker process and returns its number.
@@ -93,7 +126,9 @@ impl Run {
 
     pub(super) async fn prepare_workers(&mut self) -> Result<(), Stop> {
         let Some(source) = &self.source else { return Ok(()) };
-        let server_clock = source.control.clock().await?;
+        let asking = source.control.clock();
+        let server_clock =
+            self.patience.wait("say what time it is", STEP_TIMEOUT, 1, asking).await?;
         self.environment.clocks.insert("postgresql".into(), server_clock);
         let run = run_number(self.folder.id());
         let (address, plan) = (source.address.clone(), self.plan.clone());
@@ -155,9 +190,17 @@ impl Run {
         let workers = self.consumers.clone().chain(self.producers.clone());
         let workers: Vec<&Worker> = workers.map(|n| &self.workers[n]).collect();
         let postmaster = self.private.as_ref().and_then(|(_, server)| server.postmaster_pid());
-        let watch = Watch::start(source, &workers, postmaster, &self.sender).await?;
+        let starting = Watch::start(source, &workers, postmaster, &self.sender);
+        let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);
         Ok(())
     }
+}
+
+/// libpq's rule, applied once for everybody: without a user it is the operating system's.
+fn with_user(address: PostgresAddress) -> PostgresAddress {
+    let ours = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    let user = address.user.clone().or_else(|| ours().map(|user| user.name));
+    PostgresAddress { user, ..address }
 }

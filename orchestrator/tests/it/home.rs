@@ -144,11 +144,26 @@ impl Walbench {
 
     /// Starts it.
     pub(crate) fn start(mut self) -> Running {
-        let mut child =
-            self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Heard::of(child.stdout.take().unwrap());
         let stderr = Heard::of(child.stderr.take().unwrap());
         Running { child, stdout, stderr, path: self.path }
+    }
+
+    /// Starts it on a terminal, which is closed when this is killed. Its exit code comes into the
+    /// file `code`.
+    pub(crate) fn on_a_terminal(mut self) -> Running {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+        // The user's shell ends with its terminal, which ends what it runs. One within it must
+        // outlive both to say how walbench ended.
+        let inner = format!("trap '' HUP\n{}\necho $? >code\n", words.join(" "));
+        fs::write(self.path.join("inner.sh"), inner).unwrap();
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--flush", "--command", "sh inner.sh; true", "/dev/null"]);
+        script.current_dir(&self.path).env("TMPDIR", self.path.join("t")).env("SHELL", "/bin/sh");
+        self.command = script;
+        self.start()
     }
 
     /// Runs it with nobody reading what it says.
@@ -205,11 +220,11 @@ impl Running {
         self.child.id().cast_signed()
     }
 
-    /// Waits until it has said something on standard error.
+    /// Waits until it has said something.
     #[track_caller]
     pub(crate) fn until_said(&mut self, text: &str) {
         until(&format!("{text:?}"), || {
-            let said = self.stderr.so_far();
+            let said = self.stderr.so_far() + &self.stdout.so_far();
             if let Some(status) = self.child.try_wait().unwrap() {
                 assert!(said.contains(text), "it ended ({status}) without {text:?}:\n{said}");
             }

@@ -9,6 +9,7 @@ mod processes;
 mod server;
 mod turns;
 
+mod arrows;
 mod bad_plans;
 mod clean;
 mod columns;
