@@ -24,6 +24,8 @@ pub(crate) struct Live {
     phase: String,
     started: Instant,
     length: Duration,
+    /// When the phase starts, in µs. Workers' first samples begin before.
+    start_us: i64,
     last_line: Instant,
     second: Second,
 }
@@ -53,6 +55,7 @@ impl Live {
             phase: String::new(),
             started: Instant::now(),
             length: Duration::ZERO,
+            start_us: 0,
             last_line: Instant::now(),
             second: Second::default(),
         }
@@ -74,7 +77,8 @@ impl Live {
         }
     }
 
-    pub(crate) fn start_phase(&mut self, phase: &Phase, index: u32) {
+    pub(crate) fn start_phase(&mut self, phase: &Phase, index: u32, start_us: i64) {
+        self.start_us = start_us;
         self.phase = format!("phase {}/{} {}", index + 1, self.phases, phase.name);
         self.started = Instant::now();
         self.length = Duration::from_secs_f64(phase.warmup_sec + phase.duration_sec);
@@ -118,9 +122,10 @@ impl Live {
     pub(crate) fn sample(&mut self, sample: &Sample) {
         let second = &mut self.second;
         if !matches!(sample, Sample::Resources(_)) {
-            let interval = sample.interval();
+            let (start_us, end_us) = (sample.interval().start_us, sample.interval().end_us);
             let (from, to) = second.covered_us.unwrap_or((i64::MAX, i64::MIN));
-            second.covered_us = Some((from.min(interval.start_us), to.max(interval.end_us)));
+            second.covered_us = (end_us > self.start_us)
+                .then_some((from.min(start_us.max(self.start_us)), to.max(end_us)));
         }
         match sample {
             Sample::Producer(sample) => {

@@ -37,10 +37,14 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
     flag("phases.*.target_throughput", args.throughput.as_deref(), "throughput");
     flag("phases.*.duration_sec", args.duration.as_deref(), "duration");
     flag("producer.processes", args.workers.as_deref(), "workers");
-    flag("clickhouse.mode", args.mock_clickhouse.then_some("mock"), "mock-clickhouse");
     flag("profiling.tool", args.profile.as_deref(), "profile");
     let output = args.output.as_ref().map(|path| path.display().to_string());
     flag("output.dir", output.as_deref(), "output");
+    if args.mock_clickhouse {
+        // The whole section: an address has no meaning for a mock.
+        let (path, value) = ("clickhouse".into(), "{ mode = \"mock\" }".into());
+        overrides.push(Override { path, value, origin: "--mock-clickhouse".into() });
+    }
     Ok(overrides)
 }
 

@@ -156,16 +156,11 @@ impl Findings {
     fn consumer(&mut self, consumer: &Consumer, producer: &Producer) {
         let key = |name: &str| KeyPath::root().then("consumer").then(name);
         let tables = producer.tables.len();
-        let divided = consumer.distribution == Distribution::Divided && producer.enabled;
+        let divided = consumer.distribution == Distribution::Divided;
         if divided && consumer.processes as usize > tables {
             let from_producer = |name: &str| KeyPath::root().then("producer").then(name);
             self.add(
-                [
-                    key("processes"),
-                    key("distribution"),
-                    from_producer("tables"),
-                    from_producer("enabled"),
-                ],
+                [key("processes"), key("distribution"), from_producer("tables")],
                 format!(
                     "must be at most {tables}, is {}: each consumer needs a table of its own \
                      when tables are divided",

@@ -42,7 +42,7 @@ impl Run {
         let start_us = wall_us() + i64::try_from(LEAD.as_micros()).unwrap_or_default();
         let planned = &self.plan.phases[phase as usize];
         let cuts = Cuts::new(start_us, planned.warmup_sec, planned.duration_sec);
-        self.live.start_phase(planned, phase);
+        self.live.start_phase(planned, phase, start_us);
         self.tally.phase_starts(phase, start_us);
         self.phases.push(PhaseOutcome {
             index: phase,

@@ -36,6 +36,11 @@ fn rates_are_held_and_every_row_is_counted() {
         assert_eq!(phase.consumer.rows, producer.rows);
     }
     assert_every_row_arrived(&metrics, 4 * 16_000);
+    // What conducts must not be in the way of what is measured.
+    let mut processes = metrics.phases[2].processes.iter();
+    let orchestrator = processes.find(|process| process.name == "orchestrator").unwrap();
+    let share = orchestrator.measured_cpu_share.unwrap();
+    assert!(share < 0.03, "the orchestrator used {share} of a core");
     let [table] = &metrics.verification.tables[..] else { panic!("one table") };
     assert_eq!(table.counted, table.expected);
     // Updates make row versions, not rows.
