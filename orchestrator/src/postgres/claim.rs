@@ -91,10 +91,12 @@ impl Claim {
     }
 
     async fn try_release(&self, maintenance: &Control, keep: bool) -> Result<(), Failure> {
+        // Whoever looks at the database holds up its end, but never that of the slots, which would
+        // keep WAL for nobody.
+        drop_slots(maintenance, &self.database).await?;
         if !keep {
             return drop_database(maintenance, &self.database).await;
         }
-        drop_slots(maintenance, &self.database).await?;
         let comment = mark::comment(&self.database, &self.run_id, true);
         maintenance.execute("mark the database as kept", &comment).await
     }

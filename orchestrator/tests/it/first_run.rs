@@ -145,16 +145,18 @@ fn a_private_server_can_be_kept() {
 #[test]
 fn a_database_can_be_kept_without_its_slots() {
     let _turn = together();
-    let (home, server) = (Home::new(), Server::shared());
-    home.run(SHORT_PLAN).on(server, "kept").args(["--keep"]).ended().with_code(0);
+    let (home, server) = (Home::new(), Server::start());
+    home.run(SHORT_PLAN).on(&server, "kept").args(["--keep"]).ended().with_code(0);
     assert_eq!(server.left("kept"), ["database kept"]);
     let rows: i64 = server.session("kept").value("SELECT count(*) FROM event");
     let inserts = home.metrics().phases[0].producer.as_ref().unwrap().inserts;
     assert_eq!(u64::try_from(rows).unwrap(), inserts);
-    // It is ours, so the next run may have the name.
-    let second = home.run(SHORT_PLAN).on(server, "kept").args(["--output", "second"]);
-    second.ended().with_code(0);
-    assert_eq!(server.left("kept"), Vec::<String>::new());
+    // What was kept on purpose is nobody's to overwrite or to clean.
+    let second = home.run(SHORT_PLAN).on(&server, "kept").args(["--output", "second"]);
+    second.ended().with_code(4).said("database \"kept\" was kept by run");
+    let clean = home.walbench(["clean", "--postgres", &server.url()]).ended().with_code(0);
+    clean.answered("left database \"kept\"");
+    assert_eq!(server.left("kept"), ["database kept"]);
 }
 
 #[test]
