@@ -74,10 +74,7 @@ fn clean_folders(parent: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
             continue;
         };
         if !dry_run {
-            stop_server(&folder)?;
-            fs::remove_dir_all(&folder).map_err(|e| {
-                Failure::new(format!("can't remove {}", folder.display())).caused_by(&e)
-            })?;
+            remove_server(&folder)?;
         }
         said.push(format!("{} {}", removed(dry_run), folder.display()));
     }
@@ -100,9 +97,16 @@ fn lock_abandoned(folder: &Path) -> Option<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
+/// Stops a server without a keeper and removes its folder.
+pub(crate) fn remove_server(folder: &Path) -> Result<(), Failure> {
+    stop_server(folder)?;
+    fs::remove_dir_all(folder)
+        .map_err(|e| Failure::new(format!("can't remove {}", folder.display())).caused_by(&e))
+}
+
 /// Stops a server whose keeper was killed: the process that the folder names, if it is what it
 /// says it is.
-fn stop_server(folder: &Path) -> Result<(), Failure> {
+pub(crate) fn stop_server(folder: &Path) -> Result<(), Failure> {
     let is_its_server = |pid: u32| {
         fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*folder.to_string_lossy()))

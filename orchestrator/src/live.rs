@@ -20,6 +20,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Live {
     verbose: bool,
     phases: usize,
+    /// walbench itself writes rows.
+    writes: bool,
     bar: Option<ProgressBar>,
     phase: String,
     started: Instant,
@@ -51,6 +53,7 @@ impl Live {
         Self {
             verbose,
             phases: plan.phases.len(),
+            writes: plan.producer.enabled,
             bar,
             phase: String::new(),
             started: Instant::now(),
@@ -88,10 +91,11 @@ impl Live {
             0.0 => String::new(),
             sec => format!(", after {sec} s of warm-up"),
         };
-        let text = format!(
-            "{}: {} rows/s for {} s{warmup}",
-            self.phase, phase.target_throughput, phase.duration_sec
-        );
+        let load = match self.writes {
+            true => format!("{} rows/s", phase.target_throughput),
+            false => "what others write".to_owned(),
+        };
+        let text = format!("{}: {load} for {} s{warmup}", self.phase, phase.duration_sec);
         match &self.bar {
             Some(bar) => {
                 bar.set_style(style("{prefix} [{bar:24}]\n{wide_msg}"));

@@ -51,6 +51,9 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
 /// `walbench check`.
 pub(crate) fn check(args: &PlanArgs) -> Result<u8, Ending> {
     let plan = resolve(args)?;
+    if let Err(refused) = crate::run::refuse_what_is_missing(&plan) {
+        ending::say(&format!("note: `walbench run` refuses this plan:\n{}", refused.message));
+    }
     ending::print(&plan.masked().to_toml())
 }
 

@@ -68,7 +68,7 @@ fn default_name() -> String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// Unique within the plan.
+    /// Name of the phase, unique within the plan.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
@@ -296,6 +296,9 @@ impl Default for Producer {
         }
     }
 }
+
+/// Tables that walbench can make; all others come with a copied schema.
+pub const BUILTIN_TABLES: [&str; 2] = ["task_run", "event"];
 
 /// How the due times of transactions are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -67,7 +67,7 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.key)?;
         }
         f.write_str(&self.message)?;
-        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
+        self.hint.iter().try_for_each(|hint| write!(f, "\n  hint: {hint}"))
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use walbench_metrics::Window;
+
 use crate::address::PostgresAddress;
+use crate::hint::list;
 use crate::key::KeyPath;
 use crate::plan::{
-    Clickhouse, ClickhouseMode, Consumer, Distribution, Phase, Plan, Postgres, Producer,
-    ReplicaIdentity,
+    BUILTIN_TABLES, Clickhouse, ClickhouseMode, Consumer, Distribution, Phase, Plan, Postgres,
+    Producer, ReplicaIdentity,
 };
+use crate::schedule::Shape;
 use crate::threshold::Threshold;
 use crate::url::Url;
 
@@ -22,10 +26,10 @@ pub(crate) struct Finding {
 /// Everything wrong with a plan whose structure is right.
 pub(crate) fn check(plan: &Plan) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
-    findings.phases(&plan.phases, plan.producer.enabled);
+    findings.phases(&plan.phases, &plan.producer);
     findings.postgres(&plan.postgres);
     findings.clickhouse(&plan.clickhouse);
-    findings.producer(&plan.producer, plan.postgres.replica_identity);
+    findings.producer(&plan.producer, &plan.postgres);
     findings.consumer(&plan.consumer, &plan.producer);
     for (name, expression) in &plan.thresholds {
         if let Err(error) = Threshold::parse(expression) {
@@ -49,7 +53,8 @@ impl Findings {
         self.0.push(Finding { keys: keys.into(), message, hint });
     }
 
-    fn phases(&mut self, phases: &[Phase], producers_write: bool) {
+    fn phases(&mut self, phases: &[Phase], producer: &Producer) {
+        let producers_write = producer.enabled;
         let mut names = BTreeSet::new();
         for (index, phase) in phases.iter().enumerate() {
             let key = |name: &str| KeyPath::root().then("phases").then(index).then(name);
@@ -62,6 +67,15 @@ impl Findings {
                     [key("target_throughput"), KeyPath::root().then("producer").then("enabled")],
                     format!("must be above 0, is {}", phase.target_throughput),
                     said("set producer.enabled = false to measure what others write"),
+                );
+            }
+            let rows = Shape::new(phase).rows(Window::Measured);
+            if producers_write && rows > 0.0 && rows < f64::from(producer.batch_size) {
+                let batch = producer.batch_size;
+                self.add(
+                    [key("target_throughput"), key("duration_sec")],
+                    format!("plans {rows:.1} rows, less than one transaction of {batch}"),
+                    said("lower producer.batch_size, or make the phase longer"),
                 );
             }
             if phase.start_throughput.is_some() && phase.burst.is_some() {
@@ -121,13 +135,23 @@ impl Findings {
         }
     }
 
-    fn producer(&mut self, producer: &Producer, replica_identity: ReplicaIdentity) {
+    fn producer(&mut self, producer: &Producer, postgres: &Postgres) {
+        let replica_identity = postgres.replica_identity;
         let key = |name: &str| KeyPath::root().then("producer").then(name);
         let mut tables = BTreeSet::new();
         for (index, table) in producer.tables.iter().enumerate() {
             if !tables.insert(table) {
                 let message = format!("the table \"{table}\" is named before");
                 self.add([key("tables").then(index)], message, said("name each table once"));
+            }
+            if postgres.schema_from.is_none() && !BUILTIN_TABLES.contains(&table.as_str()) {
+                let message = format!("there is no built-in table \"{table}\"");
+                let hint = format!(
+                    "built-in tables are {}; to fill your own, name their database in \
+                     postgres.schema_from",
+                    list(BUILTIN_TABLES)
+                );
+                self.add([key("tables").then(index)], message, hint);
             }
         }
         if !producer.enabled {

@@ -143,7 +143,10 @@ impl ReplicationError {
             "42501" => "the role needs the REPLICATION attribute: ALTER ROLE … REPLICATION",
             "55006" => "the slot is in use by another connection; walbench does not take it over",
             "53300" => "raise max_wal_senders (and max_connections) and restart the server",
-            "57P01" | "57P02" | "57P03" => "the server is stopping, starting or was restarted",
+            "57P01" | "57P02" | "57P03" => {
+                "the server is stopping, starting or was restarted, or an administrator ended the \
+                 session"
+            }
             _ => return source.hint.clone(),
         };
         Some(ours.into())

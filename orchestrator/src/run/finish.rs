@@ -10,8 +10,9 @@ use walbench_metrics::message::FromWorker;
 use walbench_results::outcome::{Delivered, TableRows};
 use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
 
-use super::events::Happening;
+use super::events::{Event, Happening};
 use super::{Run, Stop};
+use crate::clean;
 use crate::ending::{self, Ending};
 use crate::worker::{ToAny, unexpected};
 
@@ -44,10 +45,14 @@ impl Run {
                 Err(early) => stop = Some(early),
             }
         }
+        if let Some(early) = stop {
+            stop = Some(self.blame_the_server(early).await);
+        }
         let table_rows = if stop.is_none() { self.count_rows().await } else { Vec::new() };
         self.end_workers().await;
         let removed = self.release_claim().await;
-        self.end_keeper().await;
+        let stopped = self.end_keeper().await;
+        let removed = removed.and(stopped);
         let written = self.write_results(left, table_rows, stop.as_ref());
         self.say_how_it_ended(stop, removed, written)
     }
@@ -107,13 +112,36 @@ impl Run {
     }
 
     /// The server stops in order, and its folder is gone when its keeper is.
-    async fn end_keeper(&mut self) {
-        let Some((number, _)) = self.private else { return };
-        let keeper = &mut self.workers[number];
+    async fn end_keeper(&mut self) -> Result<(), Failure> {
+        let Some((number, server)) = &self.private else { return Ok(()) };
+        let keeper = &mut self.workers[*number];
         if keeper.send(&ToAny::Stop).await.is_ok() {
             keeper.ended(KEEPER_TIMEOUT).await;
         }
         keeper.end_within(KEEPER_TIMEOUT).await;
+        // One that was killed has left its server; nobody else will stop it.
+        match server.folder.exists() {
+            true if self.keep => clean::stop_server(&server.folder),
+            true => clean::remove_server(&server.folder),
+            false => Ok(()),
+        }
+    }
+
+    /// When a private server dies, whoever is connected to it may say so before its keeper does;
+    /// the failure is its.
+    async fn blame_the_server(&mut self, stop: Stop) -> Stop {
+        let (Stop::Failed(failure), Some((keeper, _))) = (&stop, &self.private) else {
+            return stop;
+        };
+        let (keeper, error) = (*keeper, failure.error.clone());
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, self.events.recv()).await {
+            let is_keepers = matches!(event, Event::Said(n, _) | Event::Broke(n, _) if n == keeper);
+            if is_keepers && let Err(Stop::Failed(first)) = self.handle(event) {
+                return Stop::Failed(first.because(Failure::new(error)));
+            }
+        }
+        stop
     }
 
     /// What the tables hold, against what was acknowledged.

@@ -105,7 +105,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, Ending> {
 }
 
 /// What plans may say and this version can't do: refused before anything is started.
-fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
+pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
     let refused = |what: &str, hint: &str| {
         Err(Ending::usage(
             Failure::new(format!("{what} is not in this version of walbench")).hint(hint),

@@ -57,7 +57,11 @@ impl Run {
         self.live.step(&format!("preparing database \"{}\"", self.plan.postgres.database));
         let run_id = self.folder.id().to_owned();
         let source = self.claim_and_fill(server, &run_id).await?;
-        self.live.step(&format!("PostgreSQL {} at {}", source.facts.version, source.address));
+        let place = match self.private {
+            Some(_) => "private".to_owned(),
+            None => format!("at {}", source.address),
+        };
+        self.live.step(&format!("PostgreSQL {}, {place}", source.facts.version));
         let server = environment::of_server(&source, &self.plan, self.private.is_some()).await;
         self.environment.servers.push(server);
         self.environment.allowances.extend(source.allowances.iter().cloned());

@@ -79,10 +79,10 @@ fn a_table_that_does_not_exist_is_named() {
     let _turn = together();
     let (home, server) = (Home::new(), Server::shared());
     let command = home.run(SHORT_PLAN).on(server, "no_table");
-    let ended = command.set("producer.tables", r#"["event", "evnet"]"#).ended().with_code(4);
+    let ended = command.set("producer.tables", r#"["event", "evnet"]"#).ended().with_code(2);
     ended
-        .said("\"evnet\", which does not exist")
-        .said("hint: built-in tables are task_run and event");
+        .said("there is no built-in table \"evnet\"")
+        .said("hint: built-in tables are \"task_run\", \"event\"");
     assert_eq!(server.left("no_table"), Vec::<String>::new());
 }
 

@@ -50,10 +50,13 @@ fn a_flag_wins_over_set_over_file_over_default() {
     assert!(resolved(&[]).contains("\nprocesses = 1\n"));
     assert!(resolved(&["--set", "producer.processes=3", "-w2"]).contains("\nprocesses = 2\n"));
     assert!(resolved(&["--set", "producer.processes=3"]).contains("\nprocesses = 3\n"));
-    let all = resolved(&["-n", "mine", "--description", "it's 1", "-t", "7", "--output", "else"]);
-    for line in
-        ["name = \"mine\"", "description = \"it's 1\"", "target_throughput = 7.0", "dir = \"else\""]
-    {
+    let all = resolved(&["-n", "mine", "--description", "it's 1", "-t", "70", "--output", "else"]);
+    for line in [
+        "name = \"mine\"",
+        "description = \"it's 1\"",
+        "target_throughput = 70.0",
+        "dir = \"else\"",
+    ] {
         assert!(all.contains(line), "{line} is not in\n{all}");
     }
 }

@@ -330,3 +330,18 @@ impl Cell {
         encode::sized(out, |out| payload.write(out, &mut self.draw));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use walbench_phases::plan::BUILTIN_TABLES;
+
+    use super::*;
+
+    #[test]
+    fn every_table_that_a_plan_may_name_can_be_made() {
+        for table in BUILTIN_TABLES {
+            assert!(builtin_ddl(table).is_some(), "{table}");
+        }
+        assert!(builtin_ddl("orders").is_none());
+    }
+}
