@@ -1,7 +1,7 @@
 //! Rows a second and client CPU time a row of each write method, unthrottled, on the server of a
 //! connection URL: `cargo run --release -p walbench-producer --example write_methods -- <url>`.
 //!
-//! Makes the built-in tables in the URL's database and drops them again.
+//! Works in a database of its own, which it makes and drops: one of that name must not exist.
 #![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
 
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use walbench_producer::write::attempt::Attempt;
 use walbench_producer::write::batch::{Batch, Part};
 use walbench_producer::write::session::{Session, Settings};
 
+const DATABASE: &str = "walbench_write_methods";
 const DROP: &str = "DROP TABLE IF EXISTS task_run, event;
     DROP TYPE IF EXISTS task_run_status, environment_type";
 const PART: Part = Part { index: 0, processes: 1 };
@@ -24,7 +25,10 @@ const LENGTH: Duration = Duration::from_secs(2);
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let url = std::env::args().nth(1).expect("a connection URL");
-    let address = PostgresAddress::parse(&url).unwrap();
+    let server = PostgresAddress::parse(&url).unwrap();
+    let admin = connect(&server, "example").await.unwrap().client;
+    admin.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await.unwrap();
+    let address = server.with_database(DATABASE);
     println!("table      method      rows/tx      rows/s   client µs/row   encoding µs/row");
     for name in ["event", "task_run"] {
         for rows in [10, 100, 1_000] {
@@ -34,7 +38,8 @@ async fn main() {
         }
         measure(&address, name, 100, WriteMethod::Insert, 100).await;
     }
-    connect(&address, "example").await.unwrap().client.batch_execute(DROP).await.unwrap();
+    // Forced, because sessions of ours that were closed a moment ago may be seen still.
+    admin.batch_execute(&format!("DROP DATABASE {DATABASE} WITH (FORCE)")).await.unwrap();
 }
 
 async fn measure(
