@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use walbench_metrics::Timing;
-use walbench_metrics::sample::Sample;
+use walbench_metrics::sample::{Interval, Sample};
 use walbench_phases::Plan;
 use walbench_phases::plan::Phase;
 
@@ -35,13 +35,36 @@ pub(crate) struct Live {
 /// What the samples of about the last second say.
 #[derive(Debug, Default)]
 struct Second {
-    written: u64,
-    delivered: u64,
+    written: Rate,
+    delivered: Rate,
     failed: u64,
     lag: Timing,
     backlog_bytes: u64,
-    /// From when to when, in µs. Samples come a moment after the tick that they belong to.
+}
+
+/// Rows over the time that their samples cover. These come a moment after the tick that they belong
+/// to, each worker's in its own.
+#[derive(Debug, Default)]
+struct Rate {
+    rows: u64,
+    /// From when to when, in µs.
     covered_us: Option<(i64, i64)>,
+}
+
+impl Rate {
+    fn add(&mut self, rows: u64, interval: Interval, phase_start_us: i64) {
+        self.rows += rows;
+        if interval.end_us > phase_start_us {
+            let (from, to) = self.covered_us.unwrap_or((i64::MAX, i64::MIN));
+            let start_us = interval.start_us.max(phase_start_us);
+            self.covered_us = Some((from.min(start_us), to.max(interval.end_us)));
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        let (from_us, to_us) = self.covered_us.unwrap_or_default();
+        self.rows as f64 * 1e6 / ((to_us - from_us) as f64).max(1.0)
+    }
 }
 
 impl Live {
@@ -125,19 +148,13 @@ impl Live {
     /// Takes a sample into the current second.
     pub(crate) fn sample(&mut self, sample: &Sample) {
         let second = &mut self.second;
-        if !matches!(sample, Sample::Resources(_)) {
-            let (start_us, end_us) = (sample.interval().start_us, sample.interval().end_us);
-            let (from, to) = second.covered_us.unwrap_or((i64::MAX, i64::MIN));
-            second.covered_us = (end_us > self.start_us)
-                .then_some((from.min(start_us.max(self.start_us)), to.max(end_us)));
-        }
         match sample {
             Sample::Producer(sample) => {
-                second.written += sample.counts.rows;
+                second.written.add(sample.counts.rows, sample.interval, self.start_us);
                 second.failed += sample.counts.failed_rows;
             }
             Sample::Consumer(sample) => {
-                second.delivered += sample.counts.rows;
+                second.delivered.add(sample.counts.rows, sample.interval, self.start_us);
                 second.lag.merge(&sample.lag.commit_to_flushed);
             }
             Sample::Resources(sample) => {
@@ -155,15 +172,14 @@ impl Live {
             let elapsed = self.started.elapsed().min(self.length);
             bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
         }
-        let Some((from_us, to_us)) = self.second.covered_us else { return };
         let due = match (&self.bar, self.verbose) {
             (Some(_), _) | (None, true) => true,
             (None, false) => self.last_line.elapsed() >= LINE_INTERVAL,
         };
-        if !due {
+        if !due || self.second.delivered.covered_us.is_none() {
             return;
         }
-        let line = self.second.line(Duration::from_micros((to_us - from_us).unsigned_abs()));
+        let line = self.second.line();
         match &self.bar {
             Some(bar) => bar.set_message(line),
             None => {
@@ -184,8 +200,7 @@ impl Live {
 }
 
 impl Second {
-    fn line(&self, length: Duration) -> String {
-        let rate = |rows: u64| rows as f64 / length.as_secs_f64().max(0.001);
+    fn line(&self) -> String {
         let ms = |us: Option<u64>| us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1e3));
         let failed = match self.failed {
             0 => String::new(),
@@ -193,8 +208,8 @@ impl Second {
         };
         format!(
             "written {:.0}/s · delivered {:.0}/s · lag p50 {} ms, p99 {} ms · backlog {:.1} MB{failed}",
-            rate(self.written),
-            rate(self.delivered),
+            self.written.per_second(),
+            self.delivered.per_second(),
             ms(self.lag.quantile_us(0.5)),
             ms(self.lag.quantile_us(0.99)),
             self.backlog_bytes as f64 / 1e6,

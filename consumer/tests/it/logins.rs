@@ -53,8 +53,13 @@ async fn trust_and_scram_log_in() {
 }
 
 #[tokio::test]
-async fn the_old_md5_logs_in() {
+async fn the_old_ways_log_in() {
     let database = Database::new().await;
+    database.execute("CREATE ROLE clear_user LOGIN REPLICATION PASSWORD 'c'").await;
+    let mut address = over_tcp(&database.address, SslMode::Disable);
+    address.user = Some("clear_user".into());
+    address.password = Some("c".into());
+    assert_eq!(log_in(&address), Ok("clear_user".into()));
     database
         .execute(
             "SET password_encryption = 'md5'; CREATE ROLE md5_user LOGIN REPLICATION PASSWORD 'm'",

@@ -187,3 +187,16 @@ fn a_server_is_reached_by_its_socket() {
     command.set("limits.rate_tolerance_percent", "100").ended().with_code(0);
     assert_eq!(arrived(&home.metrics()), 500);
 }
+
+#[test]
+fn a_worker_that_speaks_nonsense_is_named() {
+    let _turn = together();
+    let (home, server) = (Home::new(), Server::shared());
+    // It greets, is ready and sends a sample or two; then something else gets into its output.
+    let garbled = r#""$0" "$@" | sed -u '12i garbage'"#;
+    let launcher = format!("['sh', '-c', '''{garbled}''', '{WALBENCH}']");
+    let command = home.run(SHORT_PLAN).on(server, "nonsense").set("phases.0.duration_sec", "30");
+    let ended = command.set("producer.launcher", &launcher).ended().with_code(4);
+    ended.said("producer-0 speaks nonsense").said("not a message: \"garbage\"");
+    assert_eq!(server.left("nonsense"), Vec::<String>::new());
+}

@@ -46,6 +46,7 @@ local all postgres trust
 host all postgres 127.0.0.1/32 trust
 host all password_user 127.0.0.1/32 scram-sha-256
 host all md5_user 127.0.0.1/32 md5
+host all clear_user 127.0.0.1/32 password
 hostssl all tls_user 127.0.0.1/32 trust
 ";
 
