@@ -15,6 +15,7 @@ mod clean;
 mod cli;
 mod ending;
 mod environment;
+mod event;
 mod live;
 mod plan;
 mod postgres;

@@ -1,5 +1,7 @@
 //! From the command line to a plan.
 
+use walbench_metrics::Failure;
+use walbench_phases::plan::{ClickhouseMode, MockLevel, ProfilingTool};
 use walbench_phases::{Override, Plan, Source, builtin, find, load};
 
 use crate::cli::PlanArgs;
@@ -51,7 +53,7 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
 /// `walbench check`.
 pub(crate) fn check(args: &PlanArgs) -> Result<u8, Ending> {
     let plan = resolve(args)?;
-    if let Err(refused) = crate::run::refuse_what_is_missing(&plan) {
+    if let Err(refused) = refuse_what_is_missing(&plan) {
         ending::say(&format!("note: `walbench run` refuses this plan:\n{}", refused.message));
     }
     ending::print(&plan.masked().to_toml())
@@ -62,4 +64,29 @@ pub(crate) fn list() -> Result<u8, Ending> {
     let width = builtin::all().map(|plan| plan.name.len()).max().unwrap_or_default();
     let lines = builtin::all().map(|plan| format!("{:width$}  {}\n", plan.name, plan.summary));
     ending::print(&lines.collect::<String>())
+}
+
+/// What plans may say and this version can't do: refused before anything is started.
+pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
+    let refused = |what: &str, hint: &str| {
+        Err(Ending::usage(
+            Failure::new(format!("{what} is not in this version of walbench")).hint(hint),
+        ))
+    };
+    if plan.clickhouse.mode != ClickhouseMode::Mock {
+        return refused(
+            "a real ClickHouse (clickhouse.mode other than \"mock\")",
+            "--mock-clickhouse runs the same plan against the mock",
+        );
+    }
+    if plan.consumer.mock_level == MockLevel::Http {
+        return refused(
+            "the mock ClickHouse server (consumer.mock_level = \"http\")",
+            "\"encode\" has the same CPU cost and no server",
+        );
+    }
+    if plan.profiling.tool != ProfilingTool::None {
+        return refused("profiling (profiling.tool)", "leave it out, or use --profile none");
+    }
+    Ok(())
 }

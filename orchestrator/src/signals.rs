@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use walbench_metrics::Failure;
 
-use crate::run::{Event, Stop};
+use crate::event::{Event, Stop};
 
 /// Knows how often the user has asked for the end, also while nobody looks at the events.
 #[derive(Clone, Debug)]

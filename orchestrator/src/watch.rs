@@ -11,9 +11,9 @@ use walbench_metrics::sample::{
 use walbench_phases::address::Host;
 use walbench_profiles::{ProcessMeter, TreeMeter, Usage};
 
+use crate::event::{Event, Walsender};
 use crate::postgres::control::{Control, refused};
 use crate::postgres::source::Source;
-use crate::run::Event;
 use crate::worker::Worker;
 
 /// A server that takes longer to describe its slots is left out of the sample: its answer would be
@@ -29,15 +29,6 @@ SELECT s.slot_name::text,
        s.active_pid
 FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t USING (slot_name)
 WHERE s.slot_name::text = ANY($1) ORDER BY s.slot_name";
-
-/// Who sends a slot's changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Walsender {
-    /// Number of the slot and its consumer.
-    pub(crate) slot: usize,
-    /// Its process on the server's machine.
-    pub(crate) pid: u32,
-}
 
 /// Meters of all processes, and the way to the server's state.
 #[derive(Debug)]

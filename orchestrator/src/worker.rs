@@ -8,7 +8,6 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,14 +15,9 @@ use tokio::time::Instant;
 use walbench_metrics::Failure;
 use walbench_metrics::clock::{ClockOffset, Probe, wall_us};
 use walbench_metrics::link::{self, LinkError, LinkReader, LinkWriter, WorkerReader, WorkerWriter};
-use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, ToWorker};
+use walbench_metrics::message::PROTOCOL_VERSION;
 
-use crate::run::Event;
-
-/// Roles differ in what they are given and what they leave; the orchestrator passes both through.
-pub(crate) type ToAny = ToWorker<Value>;
-/// See [`ToAny`].
-pub(crate) type FromAny = FromWorker<Value>;
+use crate::event::{Event, FromAny, ToAny};
 
 /// A worker must greet within this: it only has to start.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(20);

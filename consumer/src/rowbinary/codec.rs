@@ -1,22 +1,7 @@
 //! How one PostgreSQL type is written in RowBinary.
 
-use thiserror::Error;
-
+use super::unencodable::Unencodable;
 use super::{datetime, decimal, put_varint};
-
-/// Why a value can't be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Unencodable {
-    /// It is not in its type's text form.
-    #[error("it is not in the text form of its type")]
-    Malformed,
-    /// ClickHouse's type has no room for it.
-    #[error("ClickHouse's type can't hold it")]
-    OutOfRange,
-    /// An array of more than one dimension.
-    #[error("it is an array of more than one dimension")]
-    Dimensions,
-}
 
 /// How a column's values are written.
 #[derive(Clone, Debug, PartialEq, Eq)]

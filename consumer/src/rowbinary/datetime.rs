@@ -1,6 +1,6 @@
 //! Dates and times: PostgreSQL's ISO text to days and microseconds since 1970.
 
-use super::codec::Unencodable;
+use super::unencodable::Unencodable;
 
 /// ClickHouse's `Date32` and `DateTime64` hold 1900-01-01 to 2299-12-31.
 const YEARS: std::ops::RangeInclusive<i64> = 1900..=2299;

@@ -1,6 +1,6 @@
 //! `numeric(precision, scale)` as ClickHouse's `Decimal`: an integer of units of the scale.
 
-use super::codec::Unencodable;
+use super::unencodable::Unencodable;
 
 /// The text of a numeric as units of 10^-scale.
 #[inline]

@@ -5,9 +5,11 @@ mod codec;
 mod datetime;
 mod decimal;
 mod table;
+mod unencodable;
 
-pub use codec::{Codec, Unencodable};
+pub use codec::Codec;
 pub use table::{Column, EncodeError, Facts, RowKind, Table};
+pub use unencodable::Unencodable;
 
 /// Appends an unsigned LEB128 integer, as RowBinary writes lengths.
 #[inline]

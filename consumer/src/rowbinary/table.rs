@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use super::codec::{Codec, Unencodable};
+use super::codec::Codec;
+use super::unencodable::Unencodable;
 use crate::pgoutput::{Malformed, Relation, Tuple, Value};
 
 /// A table as rows are written for it: the source's columns, then `_version UInt64` and

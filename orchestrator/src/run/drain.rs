@@ -7,8 +7,9 @@ use walbench_metrics::Failure;
 use walbench_metrics::clock::wall_us;
 use walbench_results::outcome::DrainVerdict;
 
+use super::Run;
 use super::events::Happening;
-use super::{Run, Stop};
+use crate::event::Stop;
 use crate::postgres::control::refused;
 
 /// How often the slots are asked how far they are.

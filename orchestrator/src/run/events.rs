@@ -1,4 +1,4 @@
-//! Everything that happens, in one queue.
+//! What happens is handled here, one event after the other.
 
 use std::time::Duration;
 
@@ -7,24 +7,10 @@ use walbench_metrics::Failure;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
-use walbench_metrics::sample::{Interval, ResourceSample, Sample};
+use walbench_metrics::sample::{Interval, Sample};
 
-use super::{Run, Stop};
-use crate::watch::Walsender;
-use crate::worker::FromAny;
-
-/// Something that happened.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A worker said something.
-    Said(usize, Box<FromAny>),
-    /// A worker's link ended.
-    Broke(usize, LinkError),
-    /// A resource sample is complete, with who sends the slots' changes now.
-    Resources(Box<ResourceSample>, Vec<Walsender>),
-    /// A signal asks for the end.
-    Interrupt,
-}
+use super::Run;
+use crate::event::{Event, FromAny, Stop};
 
 /// What [`Run::next`] leaves for its caller to decide.
 #[derive(Debug)]

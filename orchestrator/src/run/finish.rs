@@ -10,11 +10,14 @@ use walbench_metrics::message::FromWorker;
 use walbench_results::outcome::{Delivered, TableRows};
 use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
 
-use super::events::{Event, Happening};
-use super::{Run, Stop};
+use super::Run;
+use super::events::Happening;
 use crate::clean;
 use crate::ending::{self, Ending};
-use crate::worker::{ToAny, unexpected};
+use crate::event::Event;
+use crate::event::Stop;
+use crate::event::ToAny;
+use crate::worker::unexpected;
 
 /// A worker that was told to stop only has to close its connections.
 const DONE_TIMEOUT: Duration = Duration::from_secs(20);

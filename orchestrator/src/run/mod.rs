@@ -20,16 +20,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use walbench_metrics::{Cuts, Failure};
 use walbench_phases::Plan;
-use walbench_phases::plan::{ClickhouseMode, MockLevel, ProfilingTool};
 use walbench_results::environment::Environment;
 use walbench_results::folder::{FolderError, SampleLog, run_id};
 use walbench_results::outcome::PhaseOutcome;
 use walbench_results::{RunFolder, Tally};
 
 use self::counted::Counted;
-pub(crate) use self::events::Event;
 use crate::cli::RunArgs;
 use crate::ending::Ending;
+use crate::event::{Event, Stop};
 use crate::live::Live;
 use crate::postgres::claim::Claim;
 use crate::postgres::private::PrivateServer;
@@ -38,27 +37,6 @@ use crate::signals::Patience;
 use crate::watch::Watch;
 use crate::worker::Worker;
 use crate::{environment, plan, signals};
-
-/// Why a run does not go on.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// A component failed.
-    Failed(Failure),
-    /// The user wants it ended now.
-    Interrupted,
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<FolderError> for Stop {
-    fn from(error: FolderError) -> Self {
-        Self::Failed(Failure::new("the results can't be written").caused_by(&error))
-    }
-}
 
 /// A run and everything it holds.
 pub(crate) struct Run {
@@ -98,35 +76,10 @@ pub(crate) struct Run {
 /// `walbench run`.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, Ending> {
     let plan = plan::resolve(&args.plan)?;
-    refuse_what_is_missing(&plan)?;
+    plan::refuse_what_is_missing(&plan)?;
     let mut run = Run::open(plan, args).map_err(Ending::component)?;
     let went = run.go().await;
     run.finish(went).await
-}
-
-/// What plans may say and this version can't do: refused before anything is started.
-pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
-    let refused = |what: &str, hint: &str| {
-        Err(Ending::usage(
-            Failure::new(format!("{what} is not in this version of walbench")).hint(hint),
-        ))
-    };
-    if plan.clickhouse.mode != ClickhouseMode::Mock {
-        return refused(
-            "a real ClickHouse (clickhouse.mode other than \"mock\")",
-            "--mock-clickhouse runs the same plan against the mock",
-        );
-    }
-    if plan.consumer.mock_level == MockLevel::Http {
-        return refused(
-            "the mock ClickHouse server (consumer.mock_level = \"http\")",
-            "\"encode\" has the same CPU cost and no server",
-        );
-    }
-    if plan.profiling.tool != ProfilingTool::None {
-        return refused("profiling (profiling.tool)", "leave it out, or use --profile none");
-    }
-    Ok(())
 }
 
 impl Run {

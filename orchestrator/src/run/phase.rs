@@ -9,9 +9,11 @@ use walbench_metrics::message::{Finish, FromWorker, PhaseStart};
 use walbench_metrics::sample::ResourceSample;
 use walbench_results::outcome::{DrainVerdict, PhaseOutcome};
 
+use super::Run;
 use super::events::Happening;
-use super::{Run, Stop};
-use crate::worker::{ToAny, unexpected};
+use crate::event::Stop;
+use crate::event::ToAny;
+use crate::worker::unexpected;
 
 /// A phase starts this much after it is announced, so that every worker knows of it before.
 const LEAD: Duration = Duration::from_millis(200);
@@ -117,7 +119,7 @@ impl Run {
         &mut self,
         phase: u32,
         number: usize,
-        message: &crate::worker::FromAny,
+        message: &crate::event::FromAny,
     ) -> Result<(), Stop> {
         match message {
             FromWorker::Finished { phase: done } if *done == phase => {

@@ -8,9 +8,10 @@ use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
 use walbench_phases::address::PostgresAddress;
 
+use super::Run;
 use super::events::Happening;
-use super::{Run, Stop};
 use crate::environment;
+use crate::event::Stop;
 use crate::postgres::binaries::Binaries;
 use crate::postgres::claim::{self, Claim};
 use crate::postgres::control::Control;
