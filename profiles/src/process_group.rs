@@ -194,6 +194,15 @@ mod tests {
         let mut shell = Shell::start();
         let mut meter = TreeMeter::open(shell.child.id()).unwrap();
         shell.run("sleep 30 & a=$!; sleep 30 & b=$!; sleep 30 & c=$!");
+        // A child is a copy of the shell until it becomes what it was started for; until then its
+        // memory changes from one look to the next.
+        let is_sleep = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n")
+        };
+        while meter.children().iter().filter(|pid| is_sleep(pid)).count() < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
         let together = meter.read().unwrap().rss_bytes;
         let added_up: u64 = meter
             .children()
