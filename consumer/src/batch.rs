@@ -61,6 +61,17 @@ pub(crate) struct Segment {
     pub rows: u64,
 }
 
+impl Segment {
+    /// Adds rows with these times to a list, to its last segment where that has the same.
+    #[inline]
+    pub(crate) fn add_rows(self, rows: u64, to: &mut Vec<Self>) {
+        match to.last_mut() {
+            Some(last) if (Self { rows: self.rows, ..*last }) == self => last.rows += rows,
+            _ => to.push(Self { rows, ..self }),
+        }
+    }
+}
+
 /// What a stamp says of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
@@ -92,10 +103,7 @@ impl Batch {
         self.opened.get_or_insert_with(Instant::now);
         self.rows += rows;
         self.bytes += bytes;
-        match self.segments.last_mut() {
-            Some(last) if (Segment { rows: of.rows, ..*last }) == of => last.rows += rows,
-            _ => self.segments.push(Segment { rows, ..of }),
-        }
+        of.add_rows(rows, &mut self.segments);
     }
 
     /// Whether a bound other than age is reached.

@@ -429,10 +429,7 @@ impl Stream {
             rows: 0,
         };
         self.open.count(1, bytes, segment);
-        match self.received.last_mut() {
-            Some(last) if (Segment { rows: 0, ..*last }) == segment => last.rows += 1,
-            _ => self.received.push(Segment { rows: 1, ..segment }),
-        }
+        segment.add_rows(1, &mut self.received);
         if self.open.is_full(bounds) {
             self.cut();
         }

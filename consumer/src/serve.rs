@@ -93,7 +93,7 @@ async fn converse(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Resul
         // not hold a consumer whose orchestrator is gone.
         message = reader.recv::<In>() => return match message? {
             In::Stop => Ok(()),
-            other => Err(unexpected("nothing before Ready", &other).into()),
+            other => Err(LinkError::unexpected("nothing before Ready", &other).into()),
         },
     };
     writer.send(&Out::Ready).await?;
@@ -122,14 +122,11 @@ async fn greet(
                 writer.send(&Out::Pong { sent_us, now_us: wall_us() }).await?;
             }
             (In::Prepare(prepare), Some(worker)) => return Ok((worker, prepare)),
-            (other, _) => return Err(unexpected("a greeting, then Prepare", &other).into()),
+            (other, _) => {
+                return Err(LinkError::unexpected("a greeting, then Prepare", &other).into());
+            }
         }
     }
-}
-
-fn unexpected(expected: &'static str, got: &In) -> LinkError {
-    let got = format!("{got:?}").chars().take(80).collect();
-    LinkError::Unexpected { expected, got }
 }
 
 /// A consumer that streams.
@@ -171,7 +168,7 @@ impl Follower {
                         writer.send(&Out::Pong { sent_us, now_us: wall_us() }).await?;
                     }
                     In::Stop => return self.stop(writer).await,
-                    other => return Err(unexpected("Start, Finish or Stop", &other).into()),
+                    other => return Err(LinkError::unexpected("Start, Finish or Stop", &other).into()),
                 },
                 ended = &mut self.receiver => return Err(End::Failed(receiver_end(ended))),
                 () = cut => self.sample(writer).await?,

@@ -67,6 +67,13 @@ pub enum LinkError {
     Io(#[from] io::Error),
 }
 
+impl LinkError {
+    /// A message that was not due, by how it begins.
+    pub fn unexpected(expected: &'static str, got: &impl std::fmt::Debug) -> Self {
+        Self::Unexpected { expected, got: format!("{got:?}").chars().take(80).collect() }
+    }
+}
+
 /// Refuses a partner that speaks another version.
 ///
 /// # Errors

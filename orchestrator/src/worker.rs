@@ -114,7 +114,7 @@ impl Worker {
                 link::check_version(protocol)?;
                 self.pid = pid;
             }
-            other => return Err(unexpected("Hello", &other)),
+            other => return Err(LinkError::unexpected("Hello", &other)),
         }
         let mut probes = Vec::new();
         for _ in 0..CLOCK_PROBES {
@@ -123,7 +123,7 @@ impl Worker {
                 FromAny::Pong { sent_us, now_us } => {
                     probes.push(Probe { sent_us, theirs_us: now_us, received_us: wall_us() });
                 }
-                other => return Err(unexpected("Pong", &other)),
+                other => return Err(LinkError::unexpected("Pong", &other)),
             }
         }
         self.clock = ClockOffset::from_probes(probes).unwrap_or(self.clock);
@@ -164,11 +164,6 @@ impl Worker {
         }
     }
 
-    /// Waits until the process has ended, at most this long.
-    pub(crate) async fn ended(&mut self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.child.wait()).await;
-    }
-
     /// How its process ended, for one whose link has. Its end may be a moment later than its link's;
     /// nothing else goes on by then, so waiting for it here holds up nothing.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
@@ -202,11 +197,6 @@ fn with_log(mut failure: Failure, tail: &str) -> Failure {
         failure.causes.push(format!("the end of its log:\n{tail}"));
     }
     failure
-}
-
-pub(crate) fn unexpected(expected: &'static str, got: &FromAny) -> LinkError {
-    let got = format!("{got:?}").chars().take(80).collect();
-    LinkError::Unexpected { expected, got }
 }
 
 type Reader = Box<dyn AsyncRead + Send + Unpin>;

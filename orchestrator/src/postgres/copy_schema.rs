@@ -45,11 +45,7 @@ pub(crate) async fn copy(
 
 /// A client program with its connection in the environment, where other users can't read it.
 fn client(programs: &Binaries, name: &str, address: &PostgresAddress) -> Command {
-    let mut command = Command::new(programs.program(name));
-    // The user's own PG* variables would win over some of ours: a service names another server.
-    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PG")) {
-        command.env_remove(name);
-    }
+    let mut command = Command::from(super::command(programs.program(name)));
     let host = match &address.host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(folder) => folder.display().to_string(),

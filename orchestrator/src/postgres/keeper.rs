@@ -173,14 +173,8 @@ fn make_folder(server: &PrivateServer, owner: Option<&User>) -> Result<Flock<Fil
 
 /// A program of PostgreSQL, as its owner and in a group of its own.
 fn command(program: &Path, server: &PrivateServer, owner: Option<&User>) -> Command {
-    let mut command = std::process::Command::new(program);
+    let mut command = super::command(program);
     command.current_dir(&server.folder).stdin(Stdio::null()).process_group(0);
-    // Settings of the user's own servers must not reach this one.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
     if let Some(user) = owner {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }

@@ -11,6 +11,16 @@ pub(crate) mod preflight;
 pub(crate) mod private;
 pub(crate) mod source;
 
+/// A program of PostgreSQL without the user's own `PG*` variables: they are about other servers, and
+/// some of them win over what a program is told.
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// An SQL string literal.
 pub(crate) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))

@@ -97,7 +97,6 @@ impl Run {
     fn record(&mut self, sample: &Sample) -> Result<(), Stop> {
         self.samples.append_sample(sample)?;
         self.tally.add(sample);
-        self.counted.add(sample);
         self.live.sample(sample);
         Ok(())
     }

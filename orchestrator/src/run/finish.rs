@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use walbench_metrics::Failure;
+use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_results::outcome::{Delivered, TableRows};
 use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
@@ -17,7 +18,6 @@ use crate::ending::{self, Ending};
 use crate::event::Event;
 use crate::event::Stop;
 use crate::event::ToAny;
-use crate::worker::unexpected;
 
 /// A worker that was told to stop only has to close its connections.
 const DONE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ impl Run {
                     FromWorker::Done(left) if who == number => {
                         return serde_json::from_value(left).map_err(|e| nonsense(self, &e));
                     }
-                    other => return Err(nonsense(self, &unexpected("Done", &other))),
+                    other => return Err(nonsense(self, &LinkError::unexpected("Done", &other))),
                 },
                 Happening::Interrupted => {}
                 Happening::TimeUp => {
@@ -118,9 +118,8 @@ impl Run {
     async fn end_keeper(&mut self) -> Result<(), Failure> {
         let Some((number, server)) = &self.private else { return Ok(()) };
         let keeper = &mut self.workers[*number];
-        if keeper.send(&ToAny::Stop).await.is_ok() {
-            keeper.ended(KEEPER_TIMEOUT).await;
-        }
+        // It reads this before it sees its link closed, and stops its server in order.
+        let _ = keeper.send(&ToAny::Stop).await;
         keeper.end_within(KEEPER_TIMEOUT).await;
         // One that was killed has left its server; nobody else will stop it.
         match server.folder.exists() {
@@ -158,7 +157,7 @@ impl Run {
         match self.patience.wait("count its rows", COUNT_TIMEOUT, signals, counting).await {
             Ok(counted) => vec![TableRows {
                 table: self.plan.producer.tables.join(", "),
-                expected: self.counted.rows_left(),
+                expected: self.rows_left(),
                 counted,
             }],
             Err(Stop::Failed(failure)) => {
@@ -167,6 +166,15 @@ impl Run {
             }
             Err(Stop::Interrupted) => Vec::new(),
         }
+    }
+
+    /// Rows the tables must hold, over all phases and windows.
+    fn rows_left(&self) -> u64 {
+        let phases = (0..).map_while(|phase| self.tally.phase(phase));
+        let counts = phases.flat_map(|phase| phase.producers.values().map(|p| p.counts));
+        let (inserts, deletes) =
+            counts.fold((0, 0), |(i, d), counts| (i + counts.inserts, d + counts.deletes));
+        inserts.saturating_sub(deletes)
     }
 
     /// Writes what there is to say; `None` when no phase was started.

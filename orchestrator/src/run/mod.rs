@@ -7,7 +7,6 @@
 //! Everything that happens outside (workers, signals, state of the server) arrives as an [`Event`]
 //! in one queue and is handled in one place, [`Run::next`].
 
-mod counted;
 mod drain;
 mod events;
 mod finish;
@@ -25,7 +24,6 @@ use walbench_results::folder::{FolderError, SampleLog, run_id};
 use walbench_results::outcome::PhaseOutcome;
 use walbench_results::{RunFolder, Tally};
 
-use self::counted::Counted;
 use crate::cli::RunArgs;
 use crate::ending::Ending;
 use crate::event::{Event, Stop};
@@ -68,7 +66,6 @@ pub(crate) struct Run {
     owed_resources: u32,
     samples: SampleLog,
     tally: Tally,
-    counted: Counted,
     phases: Vec<PhaseOutcome>,
     live: Live,
 }
@@ -120,7 +117,6 @@ impl Run {
             measured_us: 0,
             owed_resources: 0,
             samples,
-            counted: Counted::default(),
             phases: Vec::new(),
             plan,
         })

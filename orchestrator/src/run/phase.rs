@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walbench_metrics::Cuts;
 use walbench_metrics::clock::wall_us;
+use walbench_metrics::link::LinkError;
 use walbench_metrics::message::{Finish, FromWorker, PhaseStart};
 use walbench_metrics::sample::ResourceSample;
 use walbench_results::outcome::{DrainVerdict, PhaseOutcome};
@@ -13,7 +14,6 @@ use super::Run;
 use super::events::Happening;
 use crate::event::Stop;
 use crate::event::ToAny;
-use crate::worker::unexpected;
 
 /// A phase starts this much after it is announced, so that every worker knows of it before.
 const LEAD: Duration = Duration::from_millis(200);
@@ -127,7 +127,7 @@ impl Run {
                 Ok(())
             }
             other => {
-                let error = unexpected("Finished", other);
+                let error = LinkError::unexpected("Finished", other);
                 Err(self.workers[number].failed("speaks nonsense").caused_by(&error).into())
             }
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walbench_metrics::Failure;
+use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
 use walbench_phases::address::PostgresAddress;
@@ -19,7 +20,7 @@ use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::{Source, slot_names};
 use crate::watch::Watch;
-use crate::worker::{KEEPER, Start, Worker, unexpected};
+use crate::worker::{KEEPER, Start, Worker};
 
 /// Preparing a worker is connecting; the private server may have to make its cluster first.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -175,7 +176,7 @@ impl Run {
                 Happening::Said(number, message) => match *message {
                     FromWorker::Ready => waiting.retain(|n| *n != number),
                     other => {
-                        let error = unexpected("Ready", &other);
+                        let error = LinkError::unexpected("Ready", &other);
                         let nonsense = self.workers[number].failed("speaks nonsense");
                         return Err(nonsense.caused_by(&error).into());
                     }
