@@ -19,7 +19,7 @@ use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Receiver, Settings};
 use crate::recorder::Recorder;
-use crate::replication::Connection;
+use crate::replication::{Connection, Stream};
 use crate::sink::Sink;
 
 /// What a consumer needs to get ready.
@@ -280,7 +280,7 @@ fn connect(worker: &str, prepare: &Prepare, flusher: Arc<Flusher>) -> Result<Rec
     let catalogue = catalogue.ok_or_else(|| {
         Failure::new(format!("publication \"{publication}\" does not exist in {address}"))
     })?;
-    connection.start(slot, publication).map_err(failed)?;
+    connection.start(&Stream::new(slot, publication)).map_err(failed)?;
     let consumer = &plan.consumer;
     let settings = Settings {
         bounds: Bounds {

@@ -346,11 +346,51 @@ pub struct Consumer {
     /// Bytes of rows received and not yet acknowledged by the sink, at which reading stops.
     #[schemars(range(min = 65_536))]
     pub max_in_flight_bytes: u64,
+    /// Tries of one flush before the consumer gives up.
+    #[schemars(range(min = 1, max = 1_000))]
+    pub max_attempts: u32,
+    /// Seconds a lost replication connection may take to come back; 0 gives up at once.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub reconnect_sec: f64,
+    /// Version of pgoutput's protocol; absent: the newest the server has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4))]
+    pub protocol_version: Option<u32>,
+    /// Whether large transactions are received before they are committed (protocol 2).
+    pub streaming: Streaming,
+    /// Whether prepared transactions are received when they are prepared (protocol 3).
+    pub two_phase: bool,
+    /// The form column values are asked for in.
+    pub column_format: ColumnFormat,
+    /// Which changes are received, by where they were made first (PostgreSQL 16).
+    pub origin: Origin,
+    /// Memory for transactions received before they are committed; beyond it they go to a file.
+    #[schemars(range(min = 65_536))]
+    pub spool_memory_bytes: u64,
+    /// Folder of those files; absent: the system's folder for temporary files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spool_dir: Option<PathBuf>,
+    /// What becomes of values that ClickHouse's type can't hold.
+    pub out_of_range: OutOfRange,
+    /// What PostgreSQL's arrays become.
+    pub arrays: Arrays,
+    /// Copy the rows that exist before following the changes.
+    pub initial_copy: bool,
+    /// Connections that copy at once.
+    #[schemars(range(min = 1, max = 64))]
+    pub copy_connections: u32,
+    /// File that remembers how far the copy has come, so that a killed one is resumed; absent: it
+    /// starts again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_state: Option<PathBuf>,
     /// How much of a flush the mock does.
     pub mock_level: MockLevel,
     /// Time each mock flush takes beyond its CPU cost, in ms.
     #[schemars(range(min = 0, max = 3_600_000))]
     pub mock_delay_ms: u64,
+    /// Folder that the mock of level `files` writes into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mock_dir: Option<PathBuf>,
     /// `false` leaves out lag and flush timings: for measuring what measuring costs.
     pub record_timings: bool,
     /// Command that starts walbench elsewhere (`["ssh", "host", "walbench"]`); empty: here.
@@ -367,9 +407,24 @@ impl Default for Consumer {
             flush_batch_bytes: 8 * 1024 * 1024,
             flush_interval_ms: 100,
             max_flush_concurrency: 4,
-            max_in_flight_bytes: 64 * 1024 * 1024,
+            max_in_flight_bytes: 24 * 1024 * 1024,
+            max_attempts: 10,
+            reconnect_sec: 60.0,
+            protocol_version: None,
+            streaming: Streaming::Off,
+            two_phase: false,
+            column_format: ColumnFormat::Auto,
+            origin: Origin::Any,
+            spool_memory_bytes: 8 * 1024 * 1024,
+            spool_dir: None,
+            out_of_range: OutOfRange::Refuse,
+            arrays: Arrays::Array,
+            initial_copy: false,
+            copy_connections: 4,
+            copy_state: None,
             mock_level: MockLevel::Encode,
             mock_delay_ms: 0,
+            mock_dir: None,
             record_timings: true,
             launcher: Vec::new(),
         }
@@ -394,8 +449,65 @@ pub enum MockLevel {
     Discard,
     /// Rows are encoded as RowBinary and compressed with LZ4: the whole CPU cost, no server.
     Encode,
+    /// The same rows as `encode`, and each flush is kept as files of RowBinary in
+    /// `consumer.mock_dir`.
+    Files,
     /// The same bytes are sent to a mock ClickHouse server over HTTP.
     Http,
+}
+
+/// Whether large transactions are received before they are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Streaming {
+    /// Each transaction comes whole, once it is committed; PostgreSQL spools large ones.
+    Off,
+    /// One that outgrows `logical_decoding_work_mem` comes as it is decoded; walbench spools it.
+    On,
+    /// The same, with positions in aborts (PostgreSQL 16).
+    Parallel,
+}
+
+/// The form column values are asked for in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnFormat {
+    /// Binary if every published column's type can be read in it, else text.
+    Auto,
+    /// Text.
+    Text,
+    /// Binary; a type that can't be read in it is refused at the start.
+    Binary,
+}
+
+/// Which changes are received, by where they were made first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// All.
+    Any,
+    /// Those made on this server; not those that it replicated itself.
+    None,
+}
+
+/// What becomes of values that ClickHouse's type can't hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfRange {
+    /// The consumer ends with an error that names the value.
+    Refuse,
+    /// The nearest value that it can hold is written, and counted.
+    Clamp,
+}
+
+/// What PostgreSQL's arrays become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrays {
+    /// `Array(Nullable(…))`: one dimension; a NULL array is an empty one.
+    Array,
+    /// Their text, whatever their dimensions.
+    Text,
 }
 
 /// `[profiling]`: the CPU profiler.

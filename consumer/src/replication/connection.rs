@@ -166,6 +166,68 @@ impl ReplicationError {
     }
 }
 
+/// Which stream is asked for, and how (PostgreSQL manual, section 55.5.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Stream<'a> {
+    /// The slot; it exists.
+    pub slot: &'a str,
+    /// The publication.
+    pub publication: &'a str,
+    /// Where to start; 0, or a position before the slot's confirmed one, starts there.
+    pub start_lsn: u64,
+    /// Version of pgoutput's protocol.
+    pub protocol_version: u32,
+    /// `streaming`, from version 2 on; `None` leaves it out.
+    pub streaming: Option<&'a str>,
+    /// `binary`: values in their types' binary form where they have one (PostgreSQL 14).
+    pub binary: bool,
+    /// `two_phase`, from version 3 on.
+    pub two_phase: bool,
+    /// `origin` (PostgreSQL 16); `None` leaves it out.
+    pub origin: Option<&'a str>,
+}
+
+impl<'a> Stream<'a> {
+    /// Protocol version 1 with nothing special, from where the slot is confirmed.
+    #[must_use]
+    pub fn new(slot: &'a str, publication: &'a str) -> Self {
+        Self {
+            slot,
+            publication,
+            start_lsn: 0,
+            protocol_version: 1,
+            streaming: None,
+            binary: false,
+            two_phase: false,
+            origin: None,
+        }
+    }
+
+    fn sql(&self) -> String {
+        let Self { slot, publication, start_lsn, protocol_version, .. } = *self;
+        let mut sql = format!(
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '{protocol_version}', \
+             publication_names {}, messages 'true'",
+            quote_identifier(slot),
+            super::lsn_text(start_lsn),
+            quote(&quote_identifier(publication)),
+        );
+        if let Some(streaming) = self.streaming {
+            sql += &format!(", streaming {}", quote(streaming));
+        }
+        if self.binary {
+            sql += ", binary 'true'";
+        }
+        if self.two_phase {
+            sql += ", two_phase 'true'";
+        }
+        if let Some(origin) = self.origin {
+            sql += &format!(", origin {}", quote(origin));
+        }
+        sql + ")"
+    }
+}
+
 /// A connection in replication mode, between queries or in a stream.
 #[derive(Debug)]
 pub struct Connection {
@@ -310,17 +372,13 @@ impl Connection {
         }
     }
 
-    /// Starts the stream of a slot from where it was confirmed.
+    /// Starts the stream of a slot.
     ///
     /// # Errors
     /// The slot is missing, in use or of another kind, or the connection fails.
-    pub fn start(&mut self, slot: &str, publication: &str) -> Result<(), ReplicationError> {
-        let publications = quote(&quote_identifier(publication));
-        let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 \
-             (proto_version '1', publication_names {publications}, messages 'true')",
-            quote_identifier(slot)
-        );
+    pub fn start(&mut self, stream: &Stream<'_>) -> Result<(), ReplicationError> {
+        let slot = stream.slot;
+        let sql = stream.sql();
         self.send_query(&sql)?;
         let what = format!("to stream slot \"{slot}\"");
         loop {

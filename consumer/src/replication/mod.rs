@@ -11,7 +11,7 @@ mod tls;
 mod transport;
 
 pub(crate) use connection::quote;
-pub use connection::{Connection, ReplicationError, ServerError};
+pub use connection::{Connection, ReplicationError, ServerError, Stream};
 pub use input::Input;
 pub use message::{Frame, StatusUpdate, frame};
 pub use tls::Tls;

@@ -43,7 +43,7 @@ impl Sink {
         match consumer.mock_level {
             MockLevel::Discard => Ok(Self::Discard { delay }),
             MockLevel::Encode => Ok(Self::Encode { delay }),
-            MockLevel::Http => Err(walbench_metrics::Failure::new(
+            MockLevel::Files | MockLevel::Http => Err(walbench_metrics::Failure::new(
                 "consumer.mock_level = \"http\" is not in this version of walbench",
             )
             .hint("use \"encode\", which has the same CPU cost and no server")),

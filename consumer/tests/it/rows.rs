@@ -1,7 +1,7 @@
 //! Real rows through decoding and encoding, value by value.
 
 use walbench_consumer::pgoutput::{Message, OldTuple};
-use walbench_consumer::replication::{Connection, Frame, frame};
+use walbench_consumer::replication::{Connection, Frame, Stream, frame};
 use walbench_consumer::rowbinary::{Facts, RowKind, Table};
 
 use crate::database::{Database, PUBLICATION};
@@ -9,7 +9,7 @@ use crate::database::{Database, PUBLICATION};
 /// Streams what was written up to now, and hands over each message with its position.
 fn stream(database: &Database, until_commits: usize, mut take: impl FnMut(u64, Message<'_>)) {
     let mut connection = Connection::open(&database.address, "test").unwrap();
-    connection.start(&database.slot, PUBLICATION).unwrap();
+    connection.start(&Stream::new(&database.slot, PUBLICATION)).unwrap();
     let mut commits = 0;
     while commits < until_commits {
         while let Some((tag, body)) = connection.input.next_message().unwrap() {
