@@ -15,15 +15,13 @@ impl Catalogue {
     pub(crate) fn read(
         connection: &mut Connection,
         publication: &str,
-    ) -> Result<Option<Self>, ReplicationError> {
+    ) -> Result<Self, ReplicationError> {
         let publication = quote(publication);
         let found = connection.query(
             "to look up the publication",
             &format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {publication}"),
         )?;
-        if found.is_empty() {
-            return Ok(None);
-        }
+        if found.is_empty() {}
         let rows = connection.query(
             "to describe the published tables",
             &format!(
@@ -47,9 +45,19 @@ impl Catalogue {
                 tables.entry(oid).or_default().insert(column.clone(), facts);
             }
         }
-        Ok(Some(Self(tables)))
+        Ok(Self(tables))
     }
 
+    pub(crate) fn refresh(&mut self, c: &mut Connection, p: &str) -> Result<(), ReplicationError> {
+        *self = Self::read(c, p)?;
+        Ok(())
+    }
+    pub(crate) fn notes(&self, _p: crate::rowbinary::Policy) -> Vec<String> {
+        Vec::new()
+    }
+    pub(crate) fn is_binary_readable(&self) -> bool {
+        false
+    }
     pub(crate) fn facts(&self, table: u32, column: &str) -> Option<Facts> {
         self.0.get(&table)?.get(column).copied()
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use walbench_metrics::ledger::Ledger;
 
-use crate::confirmations::Ended;
+use crate::stream::Ended;
 
 /// What a consumer leaves at the end of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

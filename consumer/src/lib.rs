@@ -1,30 +1,38 @@
 //! Rows out: follows PostgreSQL's logical replication into a sink.
 //!
 //! ```text
-//! replication ─► pgoutput ─► rowbinary ─► batch ─► flusher ─► sink
-//!      ▲                                              │
-//!      └──────────── confirmations ◄──────────────────┘
+//! replication ─► stream (pgoutput ─► rowbinary ─► batch) ─► flusher ─► sink
+//!      ▲            │                                          │
+//!      └─ confirmed ┘◄──────────── acknowledged ◄──────────────┘
 //! ```
 //!
 //! One thread reads, decodes and encodes ([`replication`], [`pgoutput`], [`rowbinary`]); flushes run
 //! beside it. Rows are decoded in the read buffer and encoded straight into the batch's, so a row
-//! costs no allocation and one copy.
+//! costs no allocation and one copy. What is done with what arrives is decided by the state machine
+//! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
+//! running stream, `flusher` the way to the sink.
 
 pub mod pgoutput;
 pub mod replication;
 pub mod rowbinary;
 
-mod batch;
 mod catalogue;
-mod confirmations;
+mod ceiling;
 mod delivery;
 mod flusher;
+mod follow;
 mod pace;
 mod receiver;
 mod recorder;
 mod serve;
 mod sink;
+mod source;
+mod stream;
+mod thread;
 mod waker;
 
+pub use ceiling::{Ceiling, Reading, ceiling};
 pub use delivery::Delivered;
+pub use follow::{Follow, Following, Total};
 pub use serve::{Prepare, serve};
+pub use thread::StartError;

@@ -3,7 +3,7 @@
 use walbench_metrics::sample::{ConsumerCounts, ConsumerSample, Interval, Lag, StreamPosition};
 use walbench_metrics::{Timing, Window};
 
-use crate::batch::{Due, Segment};
+use crate::stream::{Account, Due, Segment};
 
 /// Counters and timings since the last sample.
 #[derive(Debug)]
@@ -67,20 +67,33 @@ impl Recorder {
         self.record(phase, window)
     }
 
-    /// Bytes came in.
-    pub(crate) fn received_bytes(&mut self, bytes: u64) {
+    /// Something came in: bytes, and what was made of them. Leaves the account empty.
+    pub(crate) fn read(&mut self, bytes: u64, account: &mut Account) {
+        let Account { received, ended, clamped_values, errors, retries } = account;
         let (phase, window) = self.now;
-        self.record(phase, window).counts.received_bytes += bytes;
+        let counts = &mut self.record(phase, window).counts;
+        counts.received_bytes += bytes;
+        counts.clamped_values += std::mem::take(clamped_values);
+        counts.errors += std::mem::take(errors);
+        counts.retries += std::mem::take(retries);
+        received.drain(..).for_each(|segment| self.received(&segment));
+        ended.drain(..).for_each(|due| self.received_transaction(due));
+    }
+
+    /// A connection took the place of a lost one.
+    pub(crate) fn reconnected(&mut self) {
+        let (phase, window) = self.now;
+        self.record(phase, window).counts.reconnects += 1;
     }
 
     /// A transaction came in whole.
-    pub(crate) fn received_transaction(&mut self, due: Option<Due>) {
+    fn received_transaction(&mut self, due: Option<Due>) {
         let (phase, window) = due.map_or(self.now, |due| (due.phase, due.window));
         self.record(phase, window).counts.transactions += 1;
     }
 
     /// Rows came in. Once for all rows that share their times.
-    pub(crate) fn received(&mut self, segment: &Segment) {
+    fn received(&mut self, segment: &Segment) {
         let timings = self.timings;
         let record = self.record_of(segment);
         record.counts.received_rows += segment.rows;

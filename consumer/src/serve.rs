@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
@@ -13,14 +13,12 @@ use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
 
-use crate::batch::Bounds;
-use crate::catalogue::Catalogue;
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
-use crate::receiver::{Receiver, Settings};
 use crate::recorder::Recorder;
-use crate::replication::{Connection, Stream};
 use crate::sink::Sink;
+use crate::source::Source;
+use crate::thread::{self, Ended, Task};
 
 /// What a consumer needs to get ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,23 +131,33 @@ async fn greet(
 struct Follower {
     plan: Plan,
     flusher: Arc<Flusher>,
-    receiver: oneshot::Receiver<Result<(), Failure>>,
+    receiver: Ended,
     phase: u32,
     cuts: Option<Cuts>,
 }
 
 impl Follower {
     async fn start(worker: String, prepare: Prepare) -> Result<Self, Failure> {
-        let consumer = &prepare.plan.consumer;
+        let Prepare { run, address, plan, slot, publication, .. } = prepare;
+        let consumer = plan.consumer.clone();
         let correction_us = prepare.clock_correction_us;
         let recorder =
             Recorder::new(worker.clone(), consumer.record_timings, wall_us() - correction_us);
-        let concurrency = consumer.max_flush_concurrency as usize;
-        let flusher = Flusher::new(Sink::mock(consumer)?, concurrency, recorder, correction_us)
+        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, correction_us)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
-        let plan = prepare.plan.clone();
-        let (connected, receiver) = spawn_receiver(worker, prepare, flusher.clone())?;
-        connected.await.unwrap_or_else(|_| Err(Failure::new("the receiving thread died")))?;
+        let application_name = format!("walbench {worker}");
+        let task = Task {
+            source: Source { address, application_name, slot, publication },
+            plan: consumer,
+            run,
+            server_correction_us: prepare.server_correction_us,
+            until_lsn: u64::MAX,
+        };
+        let started = thread::start(task, flusher.clone()).await;
+        let (notes, receiver) = started.map_err(|error| error.failure)?;
+        for note in notes {
+            eprintln!("note: {note}");
+        }
         Ok(Self { plan, flusher, receiver, phase: 0, cuts: None })
     }
 
@@ -226,11 +234,10 @@ impl Follower {
 
     async fn stop(&mut self, writer: &mut WorkerWriter) -> Result<(), End> {
         self.flusher.ask_to_stop();
-        if let Ok(Err(failure)) = (&mut self.receiver).await {
-            return Err(failure.into());
-        }
+        let died = |_| Failure::new("the receiving thread died");
+        let (delivered, _) = (&mut self.receiver).await.map_err(died)??;
         self.sample(writer).await?;
-        writer.send(&Out::Done(self.flusher.delivered())).await?;
+        writer.send(&Out::Done(delivered)).await?;
         Ok(())
     }
 }
@@ -245,60 +252,10 @@ async fn send(
     Ok(())
 }
 
-type Outcome = oneshot::Receiver<Result<(), Failure>>;
-
-/// Starts the receiving thread; the first outcome is that of connecting, the second that of the
-/// stream.
-fn spawn_receiver(
-    worker: String,
-    prepare: Prepare,
-    flusher: Arc<Flusher>,
-) -> Result<(Outcome, Outcome), Failure> {
-    let (connected_tx, connected) = oneshot::channel();
-    let (ended_tx, ended) = oneshot::channel();
-    let receive = move || {
-        let receiver = match connect(&worker, &prepare, flusher) {
-            Ok(receiver) => receiver,
-            Err(failure) => return drop(connected_tx.send(Err(failure))),
-        };
-        let _ = connected_tx.send(Ok(()));
-        let _ = ended_tx.send(receiver.run());
-    };
-    std::thread::Builder::new()
-        .name("receiver".into())
-        .spawn(receive)
-        .map_err(|e| Failure::new("the receiving thread can't be started").caused_by(&e))?;
-    Ok((connected, ended))
-}
-
-fn connect(worker: &str, prepare: &Prepare, flusher: Arc<Flusher>) -> Result<Receiver, Failure> {
-    let Prepare { address, plan, slot, publication, run, server_correction_us, .. } = prepare;
-    let failed = |e: crate::replication::ReplicationError| e.into_failure();
-    let mut connection =
-        Connection::open(address, &format!("walbench {worker}")).map_err(failed)?;
-    let catalogue = Catalogue::read(&mut connection, publication).map_err(failed)?;
-    let catalogue = catalogue.ok_or_else(|| {
-        Failure::new(format!("publication \"{publication}\" does not exist in {address}"))
-    })?;
-    connection.start(&Stream::new(slot, publication)).map_err(failed)?;
-    let consumer = &plan.consumer;
-    let settings = Settings {
-        bounds: Bounds {
-            rows: consumer.flush_batch_size.into(),
-            bytes: consumer.flush_batch_bytes,
-            age: Duration::from_millis(consumer.flush_interval_ms),
-        },
-        max_in_flight_bytes: consumer.max_in_flight_bytes,
-        run: *run,
-        server_correction_us: *server_correction_us,
-    };
-    Ok(Receiver::new(connection, catalogue, flusher, &settings))
-}
-
-fn receiver_end(ended: Result<Result<(), Failure>, oneshot::error::RecvError>) -> Failure {
+fn receiver_end<T>(ended: Result<Result<T, Failure>, RecvError>) -> Failure {
     match ended {
         Ok(Err(failure)) => failure,
-        Ok(Ok(())) => Failure::new("the receiving thread stopped by itself"),
+        Ok(Ok(_)) => Failure::new("the receiving thread stopped by itself"),
         Err(_) => Failure::new("the receiving thread died"),
     }
 }

@@ -218,6 +218,10 @@ pub struct ConsumerCounts {
     pub errors: u64,
     /// Row versions without a stamp of this run.
     pub unstamped_rows: u64,
+    /// Values that ClickHouse's type can't hold and that the nearest one took the place of.
+    pub clamped_values: u64,
+    /// Replication connections that took the place of a lost one.
+    pub reconnects: u64,
 }
 
 impl ConsumerCounts {
@@ -234,6 +238,8 @@ impl ConsumerCounts {
             retries,
             errors,
             unstamped_rows,
+            clamped_values,
+            reconnects,
         } = other;
         self.rows += rows;
         self.received_rows += received_rows;
@@ -245,6 +251,8 @@ impl ConsumerCounts {
         self.retries += retries;
         self.errors += errors;
         self.unstamped_rows += unstamped_rows;
+        self.clamped_values += clamped_values;
+        self.reconnects += reconnects;
     }
 }
 

@@ -14,6 +14,14 @@ Examples:
 Exit codes: 0 success · 1 a verification or threshold failed · 2 wrong usage or plan ·
 3 invalid or inconclusive · 4 a component failed · 130 interrupted";
 
+const FOLLOW_EXAMPLES: &str = "\
+Examples:
+  walbench follow --postgres postgres://me@localhost/app --publication p --slot s --create-slot --mock-clickhouse
+  walbench follow … --until-lsn current --json      drain what is there, report as JSON
+  walbench follow … --for 60 --set consumer.flush_batch_size=5000
+
+A slot that follow makes stays, and keeps WAL until it is dropped.";
+
 /// Load-tests, profiles and proves a PostgreSQL → ClickHouse replication pipeline.
 #[derive(Debug, Parser)]
 #[command(name = "walbench", version, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -37,6 +45,11 @@ pub(crate) enum Command {
         #[arg(value_enum, default_value = "plan")]
         of: SchemaOf,
     },
+    /// Follow a publication of yours into ClickHouse or the mock: the consumer alone
+    #[command(after_help = FOLLOW_EXAMPLES)]
+    Follow(FollowArgs),
+    /// Read a slot's stream and do nothing with it: how fast the server can send
+    Ceiling(CeilingArgs),
     /// Find and remove what a killed run left behind
     Clean(CleanArgs),
     /// Be a worker process; started by walbench itself
@@ -125,6 +138,62 @@ pub(crate) struct CleanArgs {
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Which stream.
+#[derive(Debug, Args)]
+pub(crate) struct StreamArgs {
+    /// The database
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) postgres: String,
+    /// The publication; it exists
+    #[arg(long, value_name = "NAME")]
+    pub(crate) publication: String,
+    /// The slot
+    #[arg(long, value_name = "NAME")]
+    pub(crate) slot: String,
+    /// End once everything before this position is received; `current` is where the WAL ends now
+    #[arg(long, value_name = "LSN")]
+    pub(crate) until_lsn: Option<String>,
+    /// Report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Change any key of the plan's [consumer]; later ones win
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FollowArgs {
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
+    /// Use the mock
+    #[arg(long, required = true)]
+    pub(crate) mock_clickhouse: bool,
+    /// How much of a flush the mock does: discard, encode or files
+    #[arg(long, value_name = "LEVEL", requires = "mock_clickhouse")]
+    pub(crate) mock_level: Option<String>,
+    /// Make the slot if it is not there
+    #[arg(long)]
+    pub(crate) create_slot: bool,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SEC")]
+    pub(crate) for_sec: Option<f64>,
+}
+
+impl FollowArgs {
+    pub(crate) fn level(&self) -> Option<&str> {
+        self.mock_level.as_deref()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CeilingArgs {
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
+    /// Read as soon as there is anything, instead of late and large
+    #[arg(long)]
+    pub(crate) eager: bool,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod cli;
 mod ending;
 mod environment;
 mod event;
+mod follow;
 mod live;
 mod plan;
 mod postgres;
@@ -58,6 +59,8 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
             SchemaOf::Plan => ending::print_json(&walbench_phases::schema()),
             SchemaOf::Metrics => ending::print_json(&walbench_results::schema()),
         },
+        Command::Follow(args) => runtime(2)?.block_on(follow::follow(&args)),
+        Command::Ceiling(args) => follow::ceiling_of(&args),
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Worker { role, stdio } => serve(role, stdio),
     }

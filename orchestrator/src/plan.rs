@@ -16,9 +16,10 @@ pub(crate) fn resolve(args: &PlanArgs) -> Result<Plan, Ending> {
     Ok(load(&source, &overrides(args)?)?)
 }
 
-fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
+/// What `--set` says.
+pub(crate) fn set_overrides(sets: &[String]) -> Result<Vec<Override>, Ending> {
     let mut overrides = Vec::new();
-    for set in &args.set {
+    for set in sets {
         let Some((path, value)) = set.split_once('=') else {
             return Err(Ending::usage(format_args!(
                 "error: --set {set}: has no value\n  hint: write --set KEY=VALUE, such as \
@@ -28,6 +29,11 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
         let (path, value) = (path.trim().into(), value.trim().into());
         overrides.push(Override { path, value, origin: format!("--set {set}") });
     }
+    Ok(overrides)
+}
+
+fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
+    let mut overrides = set_overrides(&args.set)?;
     let mut flag = |path: &str, value: Option<&str>, name: &str| {
         if let Some(value) = value {
             let origin = format!("--{name} {value}");

@@ -8,7 +8,7 @@ mod table;
 mod unencodable;
 
 pub use codec::Codec;
-pub use table::{Column, EncodeError, Facts, RowKind, Table};
+pub use table::{Column, EncodeError, Facts, Policy, RowKind, Table};
 pub use unencodable::Unencodable;
 
 /// Appends an unsigned LEB128 integer, as RowBinary writes lengths.

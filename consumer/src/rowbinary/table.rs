@@ -38,6 +38,11 @@ pub struct Facts {
     pub primary_key: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    pub out_of_range: walbench_phases::plan::OutOfRange,
+    pub arrays: walbench_phases::plan::Arrays,
+}
 /// Whether a row is or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowKind {
@@ -105,7 +110,11 @@ impl Table {
     /// The table that a relation message describes. `facts` tells by column name what the
     /// catalogue knows; without it a column is nullable, and the replica identity is the key.
     #[must_use]
-    pub fn new(relation: &Relation<'_>, facts: impl Fn(&str) -> Option<Facts>) -> Self {
+    pub fn new(
+        relation: &Relation<'_>,
+        facts: impl Fn(&str) -> Option<Facts>,
+        _policy: Policy,
+    ) -> Self {
         let columns = relation.columns.iter().map(|column| {
             let known = facts(column.name);
             let key = known.map_or(column.key, |f| f.primary_key);
@@ -140,16 +149,19 @@ impl Table {
         kind: RowKind,
         version: u64,
         out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
+    ) -> Result<u32, EncodeError> {
         let start = out.len();
         let written = self.encode_values(tuple, old, kind, out);
         if written.is_err() {
             out.truncate(start);
-            return written;
+            return written.map(|()| 0);
         }
         out.extend_from_slice(&version.to_le_bytes());
         out.push(u8::from(kind == RowKind::Deleted));
-        Ok(())
+        Ok(0)
+    }
+    pub fn column_types(&self) -> impl Iterator<Item = (&str, String)> {
+        self.columns.iter().map(|c| (c.name.as_str(), String::new()))
     }
 
     #[inline]

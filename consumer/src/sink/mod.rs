@@ -1,27 +1,34 @@
 //! Where batches go.
 
 mod compress;
+mod files;
 
-use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use walbench_metrics::Failure;
 use walbench_phases::plan::{Consumer, MockLevel};
 
-use crate::batch::Batch;
+use crate::rowbinary::Table;
+use crate::stream::{Batch, Work};
+use files::Files;
 
 /// A destination for batches.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Sink {
+#[derive(Debug)]
+pub(crate) struct Sink {
+    kind: Kind,
+    /// What a flush takes beyond its CPU cost.
+    delay: Duration,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Rows were decoded and are dropped.
-    Discard {
-        /// What a flush takes.
-        delay: Duration,
-    },
+    Discard,
     /// Rows were encoded, are compressed as for ClickHouse, and dropped.
-    Encode {
-        /// What a flush takes beyond its CPU cost.
-        delay: Duration,
-    },
+    Encode,
+    /// Rows were encoded and are kept as files.
+    Files(Arc<Files>),
 }
 
 /// What a flush handed over.
@@ -33,51 +40,75 @@ pub(crate) struct Written {
     pub sent_bytes: u64,
 }
 
+/// A flush that is not durable.
+#[derive(Debug)]
+pub(crate) struct SinkError {
+    /// Why.
+    pub failure: Failure,
+    /// Whether it may go away.
+    pub transient: bool,
+}
+
 impl Sink {
     /// The mock that a plan asks for.
     ///
     /// # Errors
-    /// The level needs a server that this build does not have.
-    pub(crate) fn mock(consumer: &Consumer) -> Result<Self, walbench_metrics::Failure> {
+    /// The level needs a server that this build does not have, or a folder that can't be used.
+    pub(crate) fn mock(consumer: &Consumer) -> Result<Self, Failure> {
         let delay = Duration::from_millis(consumer.mock_delay_ms);
-        match consumer.mock_level {
-            MockLevel::Discard => Ok(Self::Discard { delay }),
-            MockLevel::Encode => Ok(Self::Encode { delay }),
-            MockLevel::Files | MockLevel::Http => Err(walbench_metrics::Failure::new(
-                "consumer.mock_level = \"http\" is not in this version of walbench",
-            )
-            .hint("use \"encode\", which has the same CPU cost and no server")),
-        }
+        let kind = match consumer.mock_level {
+            MockLevel::Discard => Kind::Discard,
+            MockLevel::Encode => Kind::Encode,
+            MockLevel::Files => Kind::Files(Arc::new(Files::open(consumer.mock_dir.as_deref())?)),
+            MockLevel::Http => {
+                return Err(Failure::new(
+                    "consumer.mock_level = \"http\" is not in this version of walbench",
+                )
+                .hint("use \"encode\", which has the same CPU cost and no server"));
+            }
+        };
+        Ok(Self { kind, delay })
     }
 
     /// Whether it wants rows encoded.
     #[must_use]
     pub(crate) fn wants_rows(&self) -> bool {
-        matches!(self, Self::Encode { .. })
+        !matches!(self.kind, Kind::Discard)
     }
 
-    /// Writes a batch and hands it back with what was written, once it is durable.
-    ///
-    /// # Errors
-    /// The batch is not durable.
-    pub(crate) async fn write(&self, batch: Batch) -> io::Result<(Batch, Written)> {
-        match *self {
-            Self::Discard { delay } => {
-                tokio::time::sleep(delay).await;
-                Ok((batch, Written::default()))
+    /// Does what is asked, and hands it back with what was written, once it is durable.
+    pub(crate) async fn carry_out(&self, work: Work) -> (Work, Result<Written, SinkError>) {
+        // Compressing and writing are work for a core: on the runtime they would hold up the link.
+        let done = match (&self.kind, work) {
+            (Kind::Discard, work) => Ok((work, Ok(Written::default()))),
+            (Kind::Encode, Work::Write(batch)) => {
+                tokio::task::spawn_blocking(move || {
+                    let written = compress_parts(&batch);
+                    (Work::Write(batch), Ok(written))
+                })
+                .await
             }
-            Self::Encode { delay } => {
-                // Compressing is work for a core: on the runtime it would hold up the link.
-                let (batch, written) =
-                    tokio::task::spawn_blocking(move || compress_parts(batch)).await?;
-                tokio::time::sleep(delay).await;
-                Ok((batch, written))
+            (Kind::Encode, work) => Ok((work, Ok(Written::default()))),
+            (Kind::Files(files), work) => {
+                let files = files.clone();
+                tokio::task::spawn_blocking(move || {
+                    let written = match &work {
+                        Work::Write(batch) => files.write(batch),
+                        Work::Truncate(tables) => files.truncate(tables),
+                    };
+                    (work, written.map_err(|failure| SinkError { failure, transient: true }))
+                })
+                .await
             }
-        }
+        };
+        // A flush that panics ends the process, as any panic of a worker does.
+        let done = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        tokio::time::sleep(self.delay).await;
+        done
     }
 }
 
-fn compress_parts(batch: Batch) -> (Batch, Written) {
+fn compress_parts(batch: &Batch) -> Written {
     let mut written = Written::default();
     let mut compressed = Vec::new();
     for part in &batch.parts {
@@ -86,5 +117,10 @@ fn compress_parts(batch: Batch) -> (Batch, Written) {
         written.encoded_bytes += part.encoded.len() as u64;
         written.sent_bytes += compressed.len() as u64;
     }
-    (batch, written)
+    written
+}
+
+/// A destination table's name, as one word.
+fn file_name(table: &Table) -> String {
+    table.name.replace(['/', '\0'], "_")
 }

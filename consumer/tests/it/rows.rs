@@ -4,7 +4,12 @@ use walbench_consumer::pgoutput::{Message, OldTuple};
 use walbench_consumer::replication::{Connection, Frame, Stream, frame};
 use walbench_consumer::rowbinary::{Facts, RowKind, Table};
 
+use walbench_consumer::rowbinary::Policy;
+use walbench_phases::plan::{Arrays, OutOfRange};
+
 use crate::database::{Database, PUBLICATION};
+
+const POLICY: Policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
 
 /// Streams what was written up to now, and hands over each message with its position.
 fn stream(database: &Database, until_commits: usize, mut take: impl FnMut(u64, Message<'_>)) {
@@ -74,7 +79,7 @@ async fn values_arrive_as_clickhouse_reads_them() {
 
     let (mut table, mut encoded) = (None, Vec::new());
     stream(&database, 1, |_, message| match message {
-        Message::Relation(relation) => table = Some(Table::new(&relation, |_| NOT_NULL)),
+        Message::Relation(relation) => table = Some(Table::new(&relation, |_| NOT_NULL, POLICY)),
         Message::Insert { new, .. } => {
             let table = table.as_ref().unwrap();
             table.encode(new, None, RowKind::Present, 7, &mut encoded).unwrap();
@@ -102,7 +107,9 @@ async fn nulls_deletions_and_versions_are_marked() {
         let facts =
             |column: &str| Some(Facts { not_null: column == "id", primary_key: column == "id" });
         let (tuple, kind) = match message {
-            Message::Relation(relation) => return table = Some(Table::new(&relation, facts)),
+            Message::Relation(relation) => {
+                return table = Some(Table::new(&relation, facts, POLICY));
+            }
             Message::Insert { new, .. } => (new, RowKind::Present),
             Message::Update { old: Some(OldTuple::Key(old)), new, .. } => {
                 assert!(table.as_ref().unwrap().key_differs(old, new));

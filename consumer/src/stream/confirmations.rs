@@ -44,6 +44,11 @@ pub(crate) struct Confirmations {
 }
 
 impl Confirmations {
+    /// Everything before this position is durable.
+    pub(crate) fn new(confirmed_lsn: u64) -> Self {
+        Self { confirmed_lsn, ..Self::default() }
+    }
+
     /// A batch was cut, with what ended in it; returns its number. `mark` is left empty.
     pub(crate) fn cut(&mut self, mark: &mut Mark) -> u64 {
         let mut pending = Pending { acknowledged: false, mark: Mark::default() };
@@ -81,6 +86,12 @@ impl Confirmations {
     #[must_use]
     pub(crate) fn confirmed_lsn(&self) -> u64 {
         self.confirmed_lsn
+    }
+
+    /// Position up to which everything was cut, acknowledged or not.
+    #[cfg(test)]
+    pub(super) fn cut_lsn(&self) -> u64 {
+        self.pending.back().map_or(self.confirmed_lsn, |last| last.mark.end_lsn)
     }
 
     /// Batches that are not acknowledged, or wait for one that is not.

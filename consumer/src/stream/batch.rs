@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use walbench_metrics::Window;
 
-use crate::confirmations::Mark;
+use super::confirmations::Mark;
 use crate::rowbinary::Table;
 
 /// When a batch is flushed: at the first bound it reaches.

@@ -1,0 +1,107 @@
+//! The ceiling: a reader that does nothing but read. What a consumer that decodes, encodes and
+//! compresses is held against.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use walbench_metrics::Failure;
+
+use crate::follow::Following;
+use crate::pace::Pace;
+use crate::pgoutput::Message;
+use crate::replication::{Frame, ReplicationError, frame};
+use crate::source::{Opened, Source};
+use crate::thread::StartError;
+
+/// A server that is silent for so long has nothing more.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// When a bare reader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As soon as there is anything.
+    Eager,
+    /// As the consumer does: late and large while the stream is busy.
+    Coalescing,
+}
+
+/// What a bare reader read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ceiling {
+    /// Inserts, updates and deletes.
+    pub rows: u64,
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// Reads of the socket.
+    pub reads: u64,
+    /// From the first byte to the last.
+    pub reading: Duration,
+}
+
+/// Reads a slot's stream to the position that is asked for, and confirms nothing.
+///
+/// # Errors
+/// The stream can't be started, or ends before that position.
+pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, StartError> {
+    let Following { address, publication, slot, consumer, until_lsn } = following;
+    let source = Source {
+        address: address.clone(),
+        application_name: "walbench ceiling".into(),
+        slot: slot.clone(),
+        publication: publication.clone(),
+    };
+    let Opened { mut connection, terms, .. } = source.open(consumer)?;
+    source.start(&mut connection, &terms, 0)?;
+    let until_lsn = until_lsn.unwrap_or(u64::MAX);
+    let (mut ceiling, mut pace) = (Ceiling::default(), Pace::default());
+    let mut first = None;
+    let broken = |e: io::Error| ReplicationError::Protocol(e.to_string());
+    loop {
+        let mut fds = [PollFd::new(connection.transport.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(SILENCE).unwrap_or(PollTimeout::NONE);
+        if poll(&mut fds, timeout).map_err(io::Error::from).map_err(ReplicationError::Io)? == 0 {
+            let text = format!("the server was silent for {} s", SILENCE.as_secs());
+            return Err(Failure::new(text).into());
+        }
+        let bytes = match connection.input.fill(&mut connection.transport) {
+            Ok(0) => return Err(ReplicationError::Closed.into()),
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(ReplicationError::Io(e).into()),
+        };
+        let now = Instant::now();
+        let first = *first.get_or_insert(now);
+        ceiling.reading = now - first;
+        ceiling.reads += 1;
+        ceiling.bytes += bytes as u64;
+        while let Some((tag, body)) = connection.input.next_message().map_err(broken)? {
+            let reached = match frame(body) {
+                _ if tag != b'd' => return Err(ReplicationError::Closed.into()),
+                Some(Frame::Data { body: [b'I' | b'U' | b'D', ..], .. }) => {
+                    ceiling.rows += 1;
+                    0
+                }
+                Some(Frame::Data { body: body @ [b'C', ..], .. }) => end_of_commit(body),
+                Some(Frame::Keepalive { end_lsn, .. }) => end_lsn,
+                _ => 0,
+            };
+            if reached >= until_lsn {
+                connection.terminate();
+                return Ok(ceiling);
+            }
+        }
+        if reading == Reading::Coalescing {
+            pace.after_read(bytes);
+        }
+    }
+}
+
+/// Position behind a commit; a message too short for one is none.
+fn end_of_commit(body: &[u8]) -> u64 {
+    match Message::decode(body) {
+        Ok(Message::Commit(commit)) => commit.end_lsn,
+        _ => 0,
+    }
+}

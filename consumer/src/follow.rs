@@ -1,0 +1,112 @@
+//! A consumer by itself, without an orchestrator: follows a slot until told to stop or to an end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walbench_metrics::clock::wall_us;
+use walbench_metrics::sample::{ConsumerCounts, Lag, StreamPosition};
+use walbench_metrics::{Failure, Timing, Window};
+use walbench_phases::address::PostgresAddress;
+use walbench_phases::plan::Consumer;
+
+use crate::flusher::Flusher;
+use crate::recorder::Recorder;
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::thread::{Ended, StartError, Task, start};
+
+/// What to follow, and how.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// The database.
+    pub address: PostgresAddress,
+    /// The publication; it exists.
+    pub publication: String,
+    /// The slot; it exists.
+    pub slot: String,
+    /// How.
+    pub consumer: Consumer,
+    /// Ends once everything before this position is received.
+    pub until_lsn: Option<u64>,
+}
+
+/// A consumer that follows.
+#[derive(Debug)]
+pub struct Follow {
+    flusher: Arc<Flusher>,
+    ended: Ended,
+    notes: Vec<String>,
+    total: Total,
+}
+
+/// What was done since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Total {
+    /// Counters.
+    pub counts: ConsumerCounts,
+    /// Time of one flush at the sink.
+    pub flush: Timing,
+    /// Lag by stage.
+    pub lag: Lag,
+    /// From the first byte received to the last.
+    pub reading: Duration,
+}
+
+impl Follow {
+    /// Connects and starts. Must be called in a Tokio runtime, in which flushes run.
+    ///
+    /// # Errors
+    /// The stream can't be started.
+    pub async fn start(following: Following) -> Result<Self, StartError> {
+        let Following { address, publication, slot, consumer, until_lsn } = following;
+        let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
+        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, 0)
+            .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
+        let application_name = "walbench follow".into();
+        let source = Source { address, application_name, slot, publication };
+        let until_lsn = until_lsn.unwrap_or(u64::MAX);
+        let task = Task { source, plan: consumer, run: 0, server_correction_us: 0, until_lsn };
+        let (notes, ended) = start(task, flusher.clone()).await?;
+        Ok(Self { flusher, ended, notes, total: Total::default() })
+    }
+
+    /// What a person should know about how the tables are written, a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Where the stream is.
+    #[must_use]
+    pub fn position(&self) -> StreamPosition {
+        self.flusher.position()
+    }
+
+    /// What was done up to now.
+    pub fn total(&mut self) -> &Total {
+        for sample in self.flusher.sample(0, Window::Measured) {
+            self.total.counts.merge(&sample.counts);
+            self.total.flush.merge(&sample.flush);
+            self.total.lag.merge(&sample.lag);
+        }
+        &self.total
+    }
+
+    /// Asks it to flush what it has, and end.
+    pub fn stop(&self) {
+        self.flusher.ask_to_stop();
+    }
+
+    /// Completes when it has ended. Safe to drop and call again.
+    ///
+    /// # Errors
+    /// It could not go on.
+    pub async fn ended(&mut self) -> Result<Total, Failure> {
+        let died = |_| Failure::new("the receiving thread died");
+        let (_, read) = (&mut self.ended).await.map_err(died)??;
+        let reading = read.first.zip(read.last).map(|(first, last)| last - first);
+        self.total();
+        self.total.reading = reading.unwrap_or_default();
+        Ok(self.total.clone())
+    }
+}

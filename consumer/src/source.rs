@@ -1,0 +1,236 @@
+//! Where the stream comes from and how it is asked for: everything between an address and a
+//! running stream, the first time and after each loss.
+
+use std::time::{Duration, Instant};
+
+use walbench_metrics::Failure;
+use walbench_phases::address::PostgresAddress;
+use walbench_phases::plan::{ColumnFormat, Consumer, Origin, Streaming};
+
+use crate::catalogue::Catalogue;
+use crate::pgoutput::Relation;
+use crate::replication::{Connection, ReplicationError, Stream};
+use crate::rowbinary::Facts;
+use crate::stream::Describe;
+
+/// Wait before the first try to connect again; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// And is never longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A publication, followed through a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// The database.
+    pub address: PostgresAddress,
+    /// What PostgreSQL's views call us.
+    pub application_name: String,
+    /// The slot; it exists.
+    pub slot: String,
+    /// The publication; it exists.
+    pub publication: String,
+}
+
+/// A connection that can start the stream.
+pub(crate) struct Opened {
+    /// It.
+    pub connection: Connection,
+    /// The published tables.
+    pub catalogue: Catalogue,
+    /// How the stream will come.
+    pub terms: Terms,
+    /// Where the slot is confirmed.
+    pub confirmed_lsn: u64,
+}
+
+/// How the stream is asked for, as the server has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    protocol_version: u32,
+    streaming: Option<&'static str>,
+    binary: bool,
+    two_phase: bool,
+    origin: Option<&'static str>,
+}
+
+impl Source {
+    /// Connects for the first time, and settles with the server how the stream is to come.
+    ///
+    /// # Errors
+    /// The server can't be reached, has not what the plan wants, or the slot can't be followed.
+    pub(crate) fn open(&self, plan: &Consumer) -> Result<Opened, ReplicationError> {
+        let mut connection = self.connection()?;
+        connection.check_publication(&self.publication)?;
+        let slot = connection.check_slot(&self.slot, None)?;
+        let catalogue = Catalogue::read(&mut connection, &self.publication)?;
+        let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
+        let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
+        Ok(Opened { connection, catalogue, terms, confirmed_lsn })
+    }
+
+    /// A connection that streams nothing yet.
+    pub(crate) fn connection(&self) -> Result<Connection, ReplicationError> {
+        Connection::open(&self.address, &self.application_name)
+    }
+
+    /// Starts the stream from where it is confirmed.
+    pub(crate) fn start(
+        &self,
+        connection: &mut Connection,
+        terms: &Terms,
+        confirmed_lsn: u64,
+    ) -> Result<(), ReplicationError> {
+        let Terms { protocol_version, streaming, binary, two_phase, origin } = *terms;
+        connection.start(&Stream {
+            slot: &self.slot,
+            publication: &self.publication,
+            start_lsn: confirmed_lsn,
+            protocol_version,
+            streaming,
+            binary,
+            two_phase,
+            origin,
+        })
+    }
+
+    /// Connects again and goes on from where the stream is confirmed.
+    pub(crate) fn resume(
+        &self,
+        terms: &Terms,
+        confirmed_lsn: u64,
+    ) -> Result<Connection, ReplicationError> {
+        let mut connection = self.connection()?;
+        connection.check_slot(&self.slot, Some(confirmed_lsn))?;
+        self.start(&mut connection, terms, confirmed_lsn)?;
+        Ok(connection)
+    }
+}
+
+impl Terms {
+    fn new(
+        plan: &Consumer,
+        server_version: u32,
+        catalogue: &Catalogue,
+    ) -> Result<Self, ReplicationError> {
+        let newest = crate::replication::newest_protocol(server_version);
+        let terms = Self {
+            protocol_version: plan.protocol_version.unwrap_or(newest),
+            streaming: match plan.streaming {
+                Streaming::Off => None,
+                Streaming::On => Some("on"),
+                Streaming::Parallel => Some("parallel"),
+            },
+            binary: match plan.column_format {
+                ColumnFormat::Text => false,
+                ColumnFormat::Binary => true,
+                ColumnFormat::Auto => server_version >= 140_000 && catalogue.is_binary_readable(),
+            },
+            two_phase: plan.two_phase,
+            origin: match plan.origin {
+                Origin::Any => None,
+                Origin::None => Some("none"),
+            },
+        };
+        terms.refuse_what_is_missing(newest).map(|()| terms)
+    }
+
+    /// What the server has not is not left out in silence.
+    fn refuse_what_is_missing(&self, newest: u32) -> Result<(), ReplicationError> {
+        let Self { protocol_version, streaming, two_phase, origin, .. } = *self;
+        let wanted = [
+            (protocol_version, "consumer.protocol_version".to_owned()),
+            (if streaming.is_some() { 2 } else { 1 }, "consumer.streaming".into()),
+            (
+                if streaming == Some("parallel") { 4 } else { 1 },
+                "consumer.streaming = \"parallel\"".into(),
+            ),
+            (if two_phase { 3 } else { 1 }, "consumer.two_phase".into()),
+            (if origin.is_some() { 4 } else { 1 }, "consumer.origin".into()),
+        ];
+        let have = newest.min(protocol_version.max(1));
+        match wanted.into_iter().find(|(needs, _)| *needs > have) {
+            None => Ok(()),
+            Some((needs, key)) => {
+                Err(ReplicationError::Protocol(format!("{key} needs {needs}, have {have}")))
+            }
+        }
+    }
+}
+
+/// The catalogue, looked up again when the stream describes what it does not know.
+pub(crate) struct LiveCatalogue {
+    source: Source,
+    catalogue: Catalogue,
+}
+
+impl LiveCatalogue {
+    pub(crate) fn new(source: Source, catalogue: Catalogue) -> Self {
+        Self { source, catalogue }
+    }
+}
+
+impl Describe for LiveCatalogue {
+    fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
+        let is_unknown = |column: &str| self.catalogue.facts(relation.id, column).is_none();
+        if !relation.columns.iter().any(|column| is_unknown(column.name)) {
+            return Ok(());
+        }
+        // What the stream describes may be gone by now: then it stays unknown.
+        let looked_up = self.source.connection().and_then(|mut connection| {
+            self.catalogue.refresh(&mut connection, &self.source.publication)
+        });
+        looked_up.map_err(|error| {
+            Failure::new(format!("the new table {} can't be looked up", relation.name))
+                .because(error.into_failure())
+        })
+    }
+
+    fn facts(&self, relation: u32, column: &str) -> Option<Facts> {
+        self.catalogue.facts(relation, column)
+    }
+}
+
+/// When to try again after a loss, and when no more.
+#[derive(Debug)]
+pub(crate) struct Reconnecting {
+    patience: Duration,
+    lost_at: Instant,
+    tries: u32,
+    /// When the next try is due.
+    pub next_try: Instant,
+    /// Why the last try, or the connection itself, failed.
+    pub error: ReplicationError,
+}
+
+impl Reconnecting {
+    /// A connection was lost now.
+    pub(crate) fn new(patience: Duration, error: ReplicationError, now: Instant) -> Self {
+        Self { patience, lost_at: now, tries: 0, next_try: now + FIRST_WAIT, error }
+    }
+
+    /// A try failed: says whether there is another.
+    pub(crate) fn failed(&mut self, error: ReplicationError, now: Instant) -> bool {
+        let may_pass = error.is_transient() || error.is_slot_active();
+        self.error = error;
+        self.tries += 1;
+        let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
+        self.next_try = now + wait;
+        may_pass && now.saturating_duration_since(self.lost_at) + wait <= self.patience
+    }
+
+    /// No more tries.
+    pub(crate) fn give_up(&mut self) -> Failure {
+        let error = std::mem::replace(&mut self.error, ReplicationError::Closed);
+        let failure = error.into_failure();
+        if self.tries == 0 {
+            return failure;
+        }
+        let seconds = self.lost_at.elapsed().as_secs_f64();
+        let tries = self.tries;
+        Failure::new(format!(
+            "the replication connection was lost and did not come back in {seconds:.1} s ({tries} tries)"
+        ))
+        .because(failure)
+    }
+}

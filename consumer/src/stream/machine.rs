@@ -1,0 +1,517 @@
+//! The state machine: what comes in, what is to be done, what may be confirmed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use walbench_metrics::Failure;
+
+use super::batch::{Batch, Bounds};
+use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
+use super::rows::{Account, Rows, Writing};
+use super::spool::{Spool, Spooling};
+use crate::delivery::Delivered;
+use crate::pgoutput::{
+    Commit, CommitPrepared, Malformed, Message, Relation, RelationIds, streamed_xid,
+};
+use crate::replication::{Frame, ReplicationError, frame, lsn_text};
+use crate::rowbinary::Facts;
+use crate::sink::SinkError;
+
+/// A status update is sent at least this often: PostgreSQL gives up on a client that is silent for
+/// wal_sender_timeout, and its lag views are as old as the last update.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// And at most this often when more became durable: each costs the walsender a wake-up.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Spooled messages that are read in one go: more would hold up status updates.
+const ADVANCE_MESSAGES: usize = 2_000;
+
+/// How a machine is set up.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where the slot is confirmed: everything before it is durable.
+    pub confirmed_lsn: u64,
+    /// When a batch is cut.
+    pub bounds: Bounds,
+    /// Bytes of rows received and not acknowledged at which it wants no more.
+    pub max_in_flight_bytes: u64,
+    /// Flushes under way at once.
+    pub flush_concurrency: usize,
+    /// Tries of one flush.
+    pub max_attempts: u32,
+    /// Memory for transactions that are not committed yet.
+    pub spool_memory_bytes: u64,
+    /// Where they go beyond that.
+    pub spool_dir: Option<PathBuf>,
+    /// How rows are written.
+    pub writing: Writing,
+}
+
+/// What PostgreSQL's catalogue knows of published tables and the stream does not say.
+pub(crate) trait Describe: Send {
+    /// A relation is described; what is not known of it yet may be looked up.
+    ///
+    /// # Errors
+    /// It can't be looked up.
+    fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure>;
+
+    /// What is known of a column.
+    fn facts(&self, relation: u32, column: &str) -> Option<Facts>;
+}
+
+/// What PostgreSQL is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// Received up to here.
+    pub written_lsn: u64,
+    /// Durable up to here.
+    pub flushed_lsn: u64,
+}
+
+/// See the module.
+pub(crate) struct Machine {
+    bounds: Bounds,
+    max_in_flight_bytes: u64,
+    rows: Rows,
+    flushes: Flushes,
+    spool: Spool,
+    /// What is received now is not committed yet.
+    inside: Option<Inside>,
+    /// A transaction whose commit came and whose rows come out of the spool.
+    replay: Option<Replay>,
+    held: Vec<Held>,
+    spare: Vec<Batch>,
+    spare_limit: usize,
+    received_lsn: u64,
+    status_sent: Instant,
+    confirmed_sent: u64,
+    reply_wanted: bool,
+    delivered: Delivered,
+}
+
+/// Messages that go to the spool.
+#[derive(Clone, Copy)]
+enum Inside {
+    /// A piece of a streamed transaction.
+    Block(u32),
+    /// A transaction that will be prepared.
+    Preparing(u32),
+}
+
+struct Replay {
+    from: Spooling,
+    commit: Commit,
+}
+
+/// A prepared transaction. PostgreSQL sends its rows again only if the slot is not confirmed beyond
+/// its PREPARE, so it is not until the rows are durable.
+struct Held {
+    xid: u32,
+    prepare_lsn: u64,
+    /// End of what decided it; while it is undecided, the end of all.
+    until_lsn: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
+        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
+        let Settings { confirmed_lsn, max_attempts, .. } = settings;
+        Self {
+            bounds,
+            max_in_flight_bytes,
+            rows: Rows::new(settings.writing, catalogue),
+            flushes: Flushes::new(flush_concurrency, max_attempts, confirmed_lsn),
+            spool: Spool::new(settings.spool_dir.as_deref(), settings.spool_memory_bytes),
+            inside: None,
+            replay: None,
+            held: Vec::new(),
+            spare: Vec::new(),
+            spare_limit: flush_concurrency + 2,
+            received_lsn: confirmed_lsn,
+            status_sent: now,
+            confirmed_sent: confirmed_lsn,
+            reply_wanted: false,
+            delivered: Delivered::default(),
+        }
+    }
+
+    /// The connection was lost. What is not whole is forgotten; PostgreSQL sends everything behind
+    /// the confirmed position again. What was cut goes on to the sink.
+    pub(crate) fn disconnected(&mut self) {
+        self.rows.restart();
+        self.spool.clear();
+        self.inside = None;
+        self.replay = None;
+        self.held.retain(|held| held.until_lsn != u64::MAX);
+        self.reply_wanted = false;
+    }
+
+    /// Whether it wants more of the stream now: there is room, and no committed transaction waits
+    /// in the spool. At the bound nothing more is read: PostgreSQL waits, and so bytes in flight
+    /// stay bounded whatever comes.
+    #[inline]
+    pub(crate) fn wants_data(&self) -> bool {
+        self.replay.is_none() && self.has_room()
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.in_flight_bytes() < self.max_in_flight_bytes
+    }
+
+    /// Whether [`Self::advance`] has something to do.
+    pub(crate) fn wants_to_advance(&self) -> bool {
+        self.replay.is_some() && self.has_room()
+    }
+
+    /// What is handed in from here on arrived now, in µs of the orchestrator's clock.
+    pub(crate) fn arrived(&mut self, received_us: i64) {
+        self.rows.received_us = received_us;
+    }
+
+    /// Handles one CopyData message.
+    ///
+    /// # Errors
+    /// It makes no sense, or a row can't be written. Neither goes away by trying again.
+    #[inline]
+    pub(crate) fn copy_data(&mut self, body: &[u8]) -> Result<(), Failure> {
+        match frame(body) {
+            Some(Frame::Data { lsn, body }) if self.inside.is_none() => self.message(lsn, body),
+            Some(Frame::Data { lsn, body }) => self.uncommitted(lsn, body),
+            Some(Frame::Keepalive { end_lsn, reply }) => {
+                self.reply_wanted |= reply;
+                // In mid-transaction the position may lie behind rows that are still to come.
+                if self.inside.is_none() && !self.rows.in_transaction() {
+                    self.end_at(end_lsn);
+                }
+                Ok(())
+            }
+            None => Err(protocol("a CopyData message that is neither data nor keepalive".into())),
+        }
+    }
+
+    #[inline]
+    fn message(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
+        match Message::decode(body).map_err(|e| malformed(lsn, e))? {
+            Message::Insert { relation, new } => self.rows.insert(relation, new, lsn)?,
+            Message::Update { relation, old, new } => self.rows.update(relation, old, new, lsn)?,
+            Message::Delete { relation, old } => self.rows.delete(relation, old, lsn)?,
+            other => return self.rare(lsn, other),
+        }
+        if self.rows.open.is_full(&self.bounds) {
+            self.cut();
+        }
+        Ok(())
+    }
+
+    /// What comes once a transaction or less often.
+    fn rare(&mut self, lsn: u64, message: Message<'_>) -> Result<(), Failure> {
+        match message {
+            Message::Begin(begin) => self.rows.begin(begin.commit_lsn, begin.commit_us),
+            Message::Commit(commit) => {
+                self.rows.commit(commit.commit_lsn)?;
+                self.end_at(commit.end_lsn);
+                Ok(())
+            }
+            Message::Logical(message) => {
+                self.rows.stamp(&message);
+                Ok(())
+            }
+            Message::Relation(relation) => self.rows.describe(&relation),
+            Message::Truncate { relations, .. } => self.truncate(relations),
+            Message::StreamStart { xid, .. } => self.enter(Inside::Block(xid), lsn),
+            Message::BeginPrepare(begin) => self.enter(Inside::Preparing(begin.xid), lsn),
+            Message::StreamAbort(abort) => {
+                self.spool.abort(abort.xid, abort.subxid);
+                Ok(())
+            }
+            Message::StreamPrepare(prepare) => {
+                self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+                Ok(())
+            }
+            Message::StreamCommit { xid, commit } => self.start_replay(xid, commit),
+            Message::CommitPrepared(CommitPrepared {
+                xid,
+                gid,
+                commit_lsn,
+                end_lsn,
+                commit_us,
+            }) => {
+                if !self.decided(xid, end_lsn) {
+                    return Err(unknown_prepared(gid));
+                }
+                self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })
+            }
+            Message::RollbackPrepared(rollback) => {
+                self.spool.abort(rollback.xid, rollback.xid);
+                self.decided(rollback.xid, rollback.rollback_end_lsn);
+                self.end_at(rollback.rollback_end_lsn);
+                Ok(())
+            }
+            Message::Type(_) | Message::Origin { .. } => Ok(()),
+            Message::StreamStop | Message::Prepare(_) => Err(protocol(format!(
+                "the end of something that did not begin, at {}",
+                lsn_text(lsn)
+            ))),
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, inside: Inside, lsn: u64) -> Result<(), Failure> {
+        if self.rows.in_transaction() {
+            let text = format!("a transaction begins inside another at {}", lsn_text(lsn));
+            return Err(protocol(text));
+        }
+        let (Inside::Block(xid) | Inside::Preparing(xid)) = inside;
+        self.spool.open(xid);
+        self.inside = Some(inside);
+        Ok(())
+    }
+
+    /// A message inside a transaction that is not committed.
+    fn uncommitted(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
+        let Some(inside) = self.inside else { return Ok(()) };
+        let nothing = || protocol(format!("an empty message at {}", lsn_text(lsn)));
+        let (tag, rest) = body.split_first().ok_or_else(nothing)?;
+        let spooled = match (inside, tag) {
+            (Inside::Block(_), b'E') => {
+                self.inside = None;
+                return Ok(());
+            }
+            (Inside::Preparing(_), b'P') => return self.end_of_prepare(lsn, body),
+            (Inside::Block(xid), _) => {
+                let subxid = streamed_xid(body).map_err(|e| malformed(lsn, e))?;
+                // What has no transaction is an origin, which changes nothing.
+                let Some(subxid) = subxid else { return Ok(()) };
+                self.spool.add((xid, subxid), lsn, *tag, &rest[4..])
+            }
+            (Inside::Preparing(xid), _) => self.spool.add((xid, xid), lsn, *tag, rest),
+        };
+        spooled.map_err(|e| spool_failed(&e))
+    }
+
+    fn end_of_prepare(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
+        let message = Message::decode(body).map_err(|e| malformed(lsn, e))?;
+        if let Message::Prepare(prepare) = message {
+            self.inside = None;
+            self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+        }
+        Ok(())
+    }
+
+    fn prepared(&mut self, xid: u32, prepare_lsn: u64, end_lsn: u64) {
+        self.spool.open(xid);
+        self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX });
+        self.end_at(end_lsn);
+    }
+
+    /// A prepared transaction was committed or rolled back; says whether it was known.
+    fn decided(&mut self, xid: u32, end_lsn: u64) -> bool {
+        let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX);
+        let Some(held) = held else { return false };
+        held.until_lsn = end_lsn;
+        true
+    }
+
+    fn start_replay(&mut self, xid: u32, commit: Commit) -> Result<(), Failure> {
+        self.rows.begin(commit.commit_lsn, commit.commit_us)?;
+        let from = self.spool.take(xid).map_err(|e| spool_failed(&e))?;
+        self.replay = Some(Replay { from, commit });
+        Ok(())
+    }
+
+    /// Takes rows of a committed transaction out of the spool, while there is room for them.
+    ///
+    /// # Errors
+    /// As [`Self::copy_data`]; or the spool's file can't be read.
+    pub(crate) fn advance(&mut self) -> Result<(), Failure> {
+        let Some(mut replay) = self.replay.take() else { return Ok(()) };
+        for _ in 0..ADVANCE_MESSAGES {
+            if !self.has_room() {
+                break;
+            }
+            match replay.from.next().map_err(|e| spool_failed(&e))? {
+                Some((lsn, body)) => self.message(lsn, body)?,
+                None => {
+                    self.rows.commit(replay.commit.commit_lsn)?;
+                    self.end_at(replay.commit.end_lsn);
+                    return Ok(());
+                }
+            }
+        }
+        self.replay = Some(replay);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: RelationIds<'_>) -> Result<(), Failure> {
+        let tables = relations.iter().map(|relation| self.rows.table_of(relation));
+        let tables = tables.collect::<Result<_, _>>()?;
+        if self.rows.open.rows > 0 {
+            self.cut();
+        }
+        self.flushes.push(Work::Truncate(tables), &mut self.rows.open.mark);
+        Ok(())
+    }
+
+    /// Everything before this position was received: safe once the rows before it are.
+    fn end_at(&mut self, end_lsn: u64) {
+        self.received_lsn = self.received_lsn.max(end_lsn);
+        let Self { rows, flushes, delivered, .. } = self;
+        rows.open.mark.end_lsn = rows.open.mark.end_lsn.max(end_lsn);
+        if rows.open.rows == 0 {
+            flushes.mark(&mut rows.open.mark, |ended| delivered.add(ended));
+        }
+    }
+
+    /// Cuts the open batch, if anything is in it.
+    pub(crate) fn cut(&mut self) {
+        if self.rows.open.rows == 0 {
+            return;
+        }
+        let empty = self.spare.pop().unwrap_or_default();
+        let mut batch = std::mem::replace(&mut self.rows.open, empty);
+        let mut mark = std::mem::take(&mut batch.mark);
+        self.flushes.push(Work::Write(batch), &mut mark);
+    }
+
+    /// Cuts the open batch if it is old enough, or is what fills the bound.
+    pub(crate) fn cut_if_due(&mut self, now: Instant) {
+        let open = &self.rows.open;
+        let stuck = open.bytes >= self.max_in_flight_bytes && self.flushes.is_idle();
+        if stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
+            self.cut();
+        }
+    }
+
+    /// The next job for the sink that may start now.
+    pub(crate) fn start_flush(&mut self, now: Instant) -> Option<Job> {
+        self.flushes.start(now)
+    }
+
+    /// A job has ended.
+    ///
+    /// # Errors
+    /// It failed and is not to be tried again.
+    pub(crate) fn flush_ended(
+        &mut self,
+        job: Job,
+        result: Result<(), SinkError>,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let Self { flushes, delivered, rows, .. } = self;
+        let (outcome, error) = match result {
+            Ok(()) => (Outcome::Acknowledged, None),
+            Err(error) => {
+                rows.account.errors += 1;
+                (Outcome::Failed, Some(error))
+            }
+        };
+        if let Some(SinkError { failure, transient: false }) = error {
+            return Err(Failure::new("a batch could not be flushed").because(failure));
+        }
+        match (flushes.finish(job, outcome, now, |ended| delivered.add(ended)), error) {
+            (Ok(None), Some(_)) => rows.account.retries += 1,
+            (Ok(None), None) => {}
+            (Ok(Some(batch)), _) => self.recycle(batch),
+            (Err(GivenUp { attempts }), error) => {
+                let failure =
+                    Failure::new(format!("a batch could not be flushed in {attempts} tries"));
+                return Err(error.map_or(failure.clone(), |e| failure.because(e.failure)));
+            }
+        }
+        Ok(())
+    }
+
+    fn recycle(&mut self, mut batch: Batch) {
+        if self.spare.len() < self.spare_limit {
+            batch.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    /// What PostgreSQL is to be told, if it is time to tell it anything; it counts as told.
+    pub(crate) fn status(&mut self, now: Instant) -> Option<Status> {
+        let due = self.reply_wanted || now >= self.status_deadline();
+        due.then(|| self.status_now(now))
+    }
+
+    /// What PostgreSQL is to be told now; it counts as told.
+    pub(crate) fn status_now(&mut self, now: Instant) -> Status {
+        let flushed_lsn = self.confirmed_lsn();
+        self.status_sent = now;
+        self.confirmed_sent = flushed_lsn;
+        self.reply_wanted = false;
+        Status { written_lsn: self.received_lsn.max(flushed_lsn), flushed_lsn }
+    }
+
+    fn status_deadline(&mut self) -> Instant {
+        let more = self.confirmed_lsn() > self.confirmed_sent;
+        self.status_sent + if more { CONFIRM_INTERVAL } else { STATUS_INTERVAL }
+    }
+
+    /// When there is something to do though nothing arrives and no job ends.
+    pub(crate) fn deadline(&mut self) -> Instant {
+        let times = [self.rows.open.deadline(&self.bounds), self.flushes.deadline()];
+        times.into_iter().flatten().fold(self.status_deadline(), Instant::min)
+    }
+
+    /// Everything before this position is durable, and none of it is needed again.
+    pub(crate) fn confirmed_lsn(&mut self) -> u64 {
+        let durable = self.flushes.confirmed_lsn();
+        self.held.retain(|held| durable < held.until_lsn);
+        self.held.iter().map(|held| held.prepare_lsn).fold(durable, u64::min)
+    }
+
+    /// Everything before this position was received.
+    pub(crate) fn received_lsn(&self) -> u64 {
+        self.received_lsn
+    }
+
+    /// Bytes of rows received and not acknowledged.
+    #[inline]
+    pub(crate) fn in_flight_bytes(&self) -> u64 {
+        self.flushes.in_flight_bytes() + self.rows.open.bytes
+    }
+
+    /// Everything received was acknowledged.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flushes.is_idle() && self.rows.open.rows == 0 && self.replay.is_none()
+    }
+
+    /// What was received since the last time; whoever has taken note of it empties it.
+    pub(crate) fn account(&mut self) -> &mut Account {
+        &mut self.rows.account
+    }
+
+    /// Which transactions are durable.
+    pub(crate) fn into_delivered(self) -> Delivered {
+        Delivered { out_of_order: self.rows.out_of_order, ..self.delivered }
+    }
+}
+
+/// The stream holds something that it can't.
+#[cold]
+pub(super) fn protocol(text: String) -> Failure {
+    ReplicationError::Protocol(text).into_failure()
+}
+
+#[cold]
+fn malformed(lsn: u64, error: Malformed) -> Failure {
+    protocol(format!("at {}: {error}", lsn_text(lsn)))
+}
+
+#[cold]
+fn spool_failed(error: &std::io::Error) -> Failure {
+    Failure::new("a transaction that is not committed yet can't be kept on disk")
+        .caused_by(error)
+        .hint("consumer.spool_dir names the folder for such files; streaming = \"off\" needs none")
+}
+
+#[cold]
+fn unknown_prepared(gid: &str) -> Failure {
+    Failure::new(format!("the prepared transaction {gid:?} was committed, and its rows are gone"))
+        .hint(
+            "the slot was confirmed beyond its PREPARE by somebody else: fill the destination again",
+        )
+}

@@ -1,0 +1,276 @@
+//! Changes become rows of the open batch: the only pass over what was received.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use walbench_metrics::stamp::{self, Stamp};
+use walbench_metrics::{Failure, Window};
+
+use super::batch::{Batch, Due, Segment};
+use super::confirmations::Ended;
+use super::machine::{Describe, protocol};
+use crate::pgoutput::{LogicalMessage, OldTuple, Relation, Tuple};
+use crate::replication::lsn_text;
+use crate::rowbinary::{EncodeError, Policy, RowKind, Table, Unencodable};
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writing {
+    /// The run, as its stamps carry it.
+    pub run: u64,
+    /// Subtracted from the server's clock to have the orchestrator's, in µs.
+    pub server_correction_us: i64,
+    /// Whether rows are encoded or only checked.
+    pub encode: bool,
+    /// What becomes of values that have no counterpart.
+    pub policy: Policy,
+}
+
+/// Rows as they come, up to the next cut.
+pub(super) struct Rows {
+    writing: Writing,
+    catalogue: Box<dyn Describe>,
+    tables: HashMap<u32, Arc<Table>>,
+    /// The table that rows are of; the next row's most often is the last one's.
+    table: Option<(u32, Arc<Table>)>,
+    pub(super) open: Batch,
+    /// When what is read now arrived, in µs of the orchestrator's clock.
+    pub(super) received_us: i64,
+    transaction: Option<Transaction>,
+    last_commit_lsn: u64,
+    /// Transactions whose commit position was not above that of the one before.
+    pub(super) out_of_order: u64,
+    pub(super) account: Account,
+}
+
+/// What was received since the last time somebody asked.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// Rows.
+    pub received: Vec<Segment>,
+    /// Transactions that ended.
+    pub ended: Vec<Option<Due>>,
+    /// Values that were clamped.
+    pub clamped_values: u64,
+    /// Flushes that failed.
+    pub errors: u64,
+    /// Flushes that are tried again.
+    pub retries: u64,
+}
+
+/// The transaction that is being received.
+#[derive(Clone, Copy)]
+struct Transaction {
+    commit_lsn: u64,
+    commit_us: i64,
+    due: Option<Due>,
+    stamp: Option<(u32, u32, u64)>,
+    rows: u64,
+}
+
+impl Rows {
+    pub(super) fn new(writing: Writing, catalogue: Box<dyn Describe>) -> Self {
+        Self {
+            writing,
+            catalogue,
+            tables: HashMap::new(),
+            table: None,
+            open: Batch::default(),
+            received_us: 0,
+            transaction: None,
+            last_commit_lsn: 0,
+            out_of_order: 0,
+            account: Account::default(),
+        }
+    }
+
+    /// Forgets what is not whole: it comes again.
+    pub(super) fn restart(&mut self) {
+        self.open.clear();
+        self.transaction = None;
+        self.last_commit_lsn = 0;
+    }
+
+    /// Whether a transaction has begun and not ended.
+    pub(super) fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    pub(super) fn begin(&mut self, commit_lsn: u64, commit_us: i64) -> Result<(), Failure> {
+        if self.transaction.is_some() {
+            let text = format!("a transaction begins inside another at {}", lsn_text(commit_lsn));
+            return Err(protocol(text));
+        }
+        self.out_of_order += u64::from(commit_lsn <= self.last_commit_lsn);
+        self.last_commit_lsn = commit_lsn;
+        let commit_us = commit_us - self.writing.server_correction_us;
+        self.transaction =
+            Some(Transaction { commit_lsn, commit_us, due: None, stamp: None, rows: 0 });
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self, commit_lsn: u64) -> Result<(), Failure> {
+        let Some(transaction) = self.transaction.take_if(|t| t.commit_lsn == commit_lsn) else {
+            return Err(protocol(format!(
+                "a commit without its begin at {}",
+                lsn_text(commit_lsn)
+            )));
+        };
+        self.account.ended.push(transaction.due);
+        self.open.mark.ended.push(Ended { stamp: transaction.stamp, rows: transaction.rows });
+        Ok(())
+    }
+
+    pub(super) fn stamp(&mut self, message: &LogicalMessage<'_>) {
+        if !message.transactional || message.prefix != stamp::PREFIX {
+            return;
+        }
+        let stamp = Stamp::decode(message.content).filter(|stamp| stamp.run == self.writing.run);
+        if let (Some(stamp), Some(transaction)) = (stamp, &mut self.transaction) {
+            let window = if stamp.measured { Window::Measured } else { Window::Warmup };
+            transaction.due = Some(Due { phase: stamp.phase, window, due_us: stamp.due_us });
+            transaction.stamp = Some((stamp.phase, stamp.producer, stamp.sequence));
+        }
+    }
+
+    pub(super) fn describe(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
+        self.catalogue.learn(relation)?;
+        let facts = |column: &str| self.catalogue.facts(relation.id, column);
+        let table = Table::new(relation, facts, self.writing.policy);
+        self.table = None;
+        // The same description comes again after many kinds of catalogue change; the table that
+        // batches know stays the same then.
+        let known = self.tables.get(&relation.id);
+        if known.is_none_or(|known| **known != table) {
+            self.tables.insert(relation.id, Arc::new(table));
+        }
+        Ok(())
+    }
+
+    /// The table of a relation.
+    pub(super) fn table_of(&self, relation: u32) -> Result<Arc<Table>, Failure> {
+        self.tables.get(&relation).cloned().ok_or_else(|| not_described(relation))
+    }
+
+    /// Makes a relation's table the one that rows are of.
+    #[inline]
+    fn select_table(&mut self, relation: u32) -> Result<(), Failure> {
+        if self.table.as_ref().is_some_and(|(id, _)| *id == relation) {
+            return Ok(());
+        }
+        self.table = Some((relation, self.table_of(relation)?));
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn insert(
+        &mut self,
+        relation: u32,
+        new: Tuple<'_>,
+        lsn: u64,
+    ) -> Result<(), Failure> {
+        self.select_table(relation)?;
+        let bytes = self.write(new, None, RowKind::Present, lsn)?;
+        self.count(bytes, lsn)
+    }
+
+    #[inline]
+    pub(super) fn update(
+        &mut self,
+        relation: u32,
+        old: Option<OldTuple<'_>>,
+        new: Tuple<'_>,
+        lsn: u64,
+    ) -> Result<(), Failure> {
+        self.select_table(relation)?;
+        let Some(OldTuple::Key(old_row) | OldTuple::Full(old_row)) = old else {
+            let bytes = self.write(new, None, RowKind::Present, lsn)?;
+            return self.count(bytes, lsn);
+        };
+        // One change, two row versions at the destination, and still one at the source: only the
+        // new one is counted.
+        let mut bytes = 0;
+        if self.table.as_ref().is_some_and(|(_, table)| table.key_differs(old_row, new)) {
+            bytes += self.write(old_row, None, RowKind::Deleted, lsn)?;
+        }
+        let whole = matches!(old, Some(OldTuple::Full(_))).then_some(old_row);
+        bytes += self.write(new, whole, RowKind::Present, lsn)?;
+        self.count(bytes, lsn)
+    }
+
+    #[inline]
+    pub(super) fn delete(
+        &mut self,
+        relation: u32,
+        (OldTuple::Key(old) | OldTuple::Full(old)): OldTuple<'_>,
+        lsn: u64,
+    ) -> Result<(), Failure> {
+        self.select_table(relation)?;
+        let bytes = self.write(old, None, RowKind::Deleted, lsn)?;
+        self.count(bytes, lsn)
+    }
+
+    /// Writes a row to its table's buffer, or checks it where nothing is written; returns the bytes
+    /// it counts for.
+    #[inline]
+    fn write(
+        &mut self,
+        tuple: Tuple<'_>,
+        old: Option<Tuple<'_>>,
+        kind: RowKind,
+        lsn: u64,
+    ) -> Result<u64, Failure> {
+        let Some((_, table)) = &self.table else { return Err(not_described(0)) };
+        if !self.writing.encode {
+            table.check(tuple).map_err(|e| unencodable(&e))?;
+            return Ok(tuple.encoded_bytes() as u64);
+        }
+        let part = self.open.part(table);
+        let before = part.encoded.len();
+        let clamped =
+            table.encode(tuple, old, kind, lsn, &mut part.encoded).map_err(|e| unencodable(&e))?;
+        self.account.clamped_values += u64::from(clamped);
+        part.rows += 1;
+        Ok((part.encoded.len() - before) as u64)
+    }
+
+    /// Counts one change.
+    #[inline]
+    fn count(&mut self, bytes: u64, lsn: u64) -> Result<(), Failure> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(protocol(format!("a row outside a transaction at {}", lsn_text(lsn))));
+        };
+        transaction.rows += 1;
+        let segment = Segment {
+            due: transaction.due,
+            commit_us: transaction.commit_us,
+            received_us: self.received_us,
+            rows: 0,
+        };
+        self.open.count(1, bytes, segment);
+        segment.add_rows(1, &mut self.account.received);
+        Ok(())
+    }
+}
+
+#[cold]
+fn not_described(relation: u32) -> Failure {
+    protocol(format!("a row of relation {relation}, which was not described"))
+}
+
+#[cold]
+fn unencodable(error: &EncodeError) -> Failure {
+    let failure = Failure::new("a row can't be replicated").caused_by(error);
+    match error {
+        EncodeError::Unchanged { table, .. } => failure.hint(format!(
+            "set postgres.replica_identity = \"full\", or ALTER TABLE {table} REPLICA IDENTITY FULL"
+        )),
+        EncodeError::Value { source: Unencodable::OutOfRange, .. } => failure.hint(
+            "consumer.out_of_range = \"clamp\" writes the nearest value that ClickHouse can hold",
+        ),
+        EncodeError::Value { source: Unencodable::Dimensions, .. } => {
+            failure.hint("consumer.arrays = \"text\" writes arrays of any dimensions as their text")
+        }
+        _ => failure,
+    }
+}

@@ -1,0 +1,275 @@
+//! `walbench follow` and `walbench ceiling`: a consumer by itself, on a database and publication
+//! that exist.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use walbench_consumer::replication::{Connection, CreateSlot, Snapshot, lsn_text, parse_lsn};
+use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
+use walbench_metrics::{Failure, Timing};
+use walbench_phases::address::PostgresAddress;
+use walbench_phases::plan::Consumer;
+use walbench_phases::{Override, Plan, Source, load};
+
+use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
+use crate::ending::{self, Ending};
+use crate::plan::set_overrides;
+
+/// A plan is what `--set` changes; of this one only the consumer's part is used.
+const PLAN: &str = "[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
+
+/// `walbench follow`.
+pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
+    let following = following(&args.stream, args.level())?;
+    if args.create_slot {
+        create_slot(&following).map_err(start_failed)?;
+    }
+    let mut follow = Follow::start(following).await.map_err(start_failed)?;
+    for note in follow.notes() {
+        ending::say(&format!("note: {note}"));
+    }
+    let started = Instant::now();
+    let (total, interrupted) = until_end(&mut follow, args, started).await?;
+    let position = follow.position();
+    let report = Report {
+        total,
+        received_lsn: position.received_lsn,
+        confirmed_lsn: position.confirmed_lsn,
+        used: used(),
+    };
+    let text = if args.stream.json { format!("{}\n", report.json()) } else { report.text() };
+    ending::print(&text)?;
+    Ok(if interrupted { ending::INTERRUPTED } else { 0 })
+}
+
+/// Follows until the end that was asked for, or the user's.
+async fn until_end(
+    follow: &mut Follow,
+    args: &FollowArgs,
+    started: Instant,
+) -> Result<(Total, bool), Ending> {
+    let no_signal = |e| Ending::component(Failure::new("signals can't be caught").caused_by(&e));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let length = args.for_sec.map(Duration::from_secs_f64);
+    let (mut rows, mut interrupted) = (0, false);
+    second.tick().await;
+    loop {
+        let left = length.map(|length| length.saturating_sub(started.elapsed()));
+        tokio::select! {
+            total = follow.ended() => return Ok((total.map_err(Ending::component)?, interrupted)),
+            _ = interrupt.recv() => { interrupted = length.is_some() || args.stream.until_lsn.is_some(); follow.stop(); }
+            _ = terminate.recv() => { interrupted = true; follow.stop(); }
+            () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => follow.stop(),
+            _ = second.tick() => {
+                let now = follow.total().counts.rows;
+                let position = follow.position();
+                if !args.stream.json {
+                    ending::say(&format!(
+                        "{:>4.0} s  {:>9} rows/s  {:>12} rows  confirmed {}  in flight {:.1} MB",
+                        started.elapsed().as_secs_f64(),
+                        now - rows,
+                        now,
+                        lsn_text(position.confirmed_lsn),
+                        position.in_flight_bytes as f64 / 1e6,
+                    ));
+                }
+                rows = now;
+            }
+        }
+    }
+}
+
+/// `walbench ceiling`.
+pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
+    let following = following(&args.stream, None)?;
+    let reading = if args.eager { Reading::Eager } else { Reading::Coalescing };
+    let read = ceiling(&following, reading).map_err(start_failed)?;
+    let Ceiling { rows, bytes, reads, reading } = read;
+    let seconds = reading.as_secs_f64();
+    let used = used();
+    if args.stream.json {
+        return ending::print(&format!(
+            "{}\n",
+            json!({
+                "rows": rows, "bytes": bytes, "reads": reads, "seconds": seconds,
+                "rows_per_s": per(rows as f64, seconds),
+                "cpu_us_per_row": per(used.cpu_us, rows as f64),
+                "max_rss_bytes": used.max_rss_bytes,
+            })
+        ));
+    }
+    ending::print(&format!(
+        "{rows} rows, {bytes} bytes in {seconds:.3} s: {:.0} rows/s, {:.2} µs of CPU a row, {reads} reads\n",
+        per(rows as f64, seconds).unwrap_or_default(),
+        per(used.cpu_us, rows as f64).unwrap_or_default(),
+    ))
+}
+
+fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending> {
+    let address = PostgresAddress::parse(&args.postgres)
+        .map_err(|e| Ending::usage(Failure::new("--postgres can't be used").caused_by(&e)))?;
+    let until_lsn = match args.until_lsn.as_deref() {
+        None => None,
+        Some("current") => Some(current_lsn(&address).map_err(start_failed)?),
+        Some(text) => Some(parse_lsn(text).ok_or_else(|| {
+            Ending::usage(
+                Failure::new(format!("--until-lsn {text} is no WAL position"))
+                    .hint("a position looks like 16/B374D848; `current` is where the WAL ends now"),
+            )
+        })?),
+    };
+    let (publication, slot) = (args.publication.clone(), args.slot.clone());
+    Ok(Following { address, publication, slot, consumer: consumer(args, level)?, until_lsn })
+}
+
+fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> {
+    let mut overrides = set_overrides(&args.set)?;
+    if let Some(set) = overrides.iter().find(|set| !set.path.starts_with("consumer.")) {
+        return Err(Ending::usage(
+            Failure::new(format!("{}: only keys of [consumer] mean something here", set.origin))
+                .hint("such as --set consumer.flush_batch_size=500"),
+        ));
+    }
+    if let Some(level) = level {
+        let origin = format!("--mock-level {level}");
+        let path = "consumer.mock_level".into();
+        overrides.push(Override { path, value: level.into(), origin });
+    }
+    let plan: Plan = load(&Source { name: "follow".into(), text: PLAN.into() }, &overrides)?;
+    Ok(plan.consumer)
+}
+
+fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
+    let mut connection = Connection::open(address, "walbench follow")?;
+    let rows = connection.query("to look up its position", "SELECT pg_current_wal_lsn()")?;
+    let text = rows.first().and_then(|row| row.first()?.as_deref());
+    let lsn = text.and_then(parse_lsn);
+    lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
+}
+
+/// Makes the slot if it is not there.
+fn create_slot(following: &Following) -> Result<(), StartError> {
+    let Following { address, slot, consumer, .. } = following;
+    let mut connection = Connection::open(address, "walbench follow")?;
+    if connection.slot(slot)?.is_some() {
+        return Ok(());
+    }
+    let created = connection.create_slot(&CreateSlot {
+        name: slot,
+        temporary: false,
+        two_phase: consumer.two_phase,
+        snapshot: Snapshot::Nothing,
+    })?;
+    ending::say(&format!(
+        "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
+        lsn_text(created.consistent_lsn)
+    ));
+    Ok(())
+}
+
+fn start_failed(error: StartError) -> Ending {
+    let StartError { failure, is_usage } = error;
+    if is_usage { Ending::usage(failure) } else { Ending::component(failure) }
+}
+
+/// What this process has used.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    cpu_us: f64,
+    max_rss_bytes: u64,
+}
+
+fn used() -> Used {
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    let cpu_us = |usage: &Usage| {
+        let (user, system) = (usage.user_time(), usage.system_time());
+        (user.tv_sec() + system.tv_sec()) as f64 * 1e6 + (user.tv_usec() + system.tv_usec()) as f64
+    };
+    Used {
+        cpu_us: usage.as_ref().map_or(0.0, cpu_us),
+        max_rss_bytes: usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),
+    }
+}
+
+fn per(of: f64, by: f64) -> Option<f64> {
+    (by > 0.0).then_some(of / by)
+}
+
+struct Report {
+    total: Total,
+    received_lsn: u64,
+    confirmed_lsn: u64,
+    used: Used,
+}
+
+impl Report {
+    fn json(&self) -> Value {
+        let Self { total, received_lsn, confirmed_lsn, used } = self;
+        let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
+        json!({
+            "rows": counts.rows,
+            "transactions": counts.transactions,
+            "seconds": seconds,
+            "rows_per_s": per(counts.rows as f64, seconds),
+            "bytes": counts.received_bytes,
+            "encoded_bytes": counts.encoded_bytes,
+            "sent_bytes": counts.sent_bytes,
+            "batches": counts.batches,
+            "retries": counts.retries,
+            "errors": counts.errors,
+            "clamped_values": counts.clamped_values,
+            "reconnects": counts.reconnects,
+            "flush_us": timing(&total.flush),
+            "lag_us": {
+                "commit_to_received": timing(&total.lag.commit_to_received),
+                "received_to_flushed": timing(&total.lag.received_to_flushed),
+                "commit_to_flushed": timing(&total.lag.commit_to_flushed),
+            },
+            "cpu_us_per_row": per(used.cpu_us, counts.rows as f64),
+            "max_rss_bytes": used.max_rss_bytes,
+            "received_lsn": lsn_text(*received_lsn),
+            "confirmed_lsn": lsn_text(*confirmed_lsn),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { total, confirmed_lsn, used, .. } = self;
+        let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
+        let lag = &total.lag.commit_to_flushed;
+        let ms =
+            |us: Option<u64>| us.map_or("–".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
+        format!(
+            "{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
+             lag commit → flushed: p50 {}, p99 {}, max {}\n\
+             {} batches, {} retries, {} reconnects, {} values clamped\n\
+             {:.2} µs of CPU a row, at most {:.1} MB of memory, confirmed {}\n",
+            counts.rows,
+            counts.transactions,
+            counts.received_bytes as f64 / 1e6,
+            per(counts.rows as f64, seconds).unwrap_or_default(),
+            ms(lag.quantile_us(0.5)),
+            ms(lag.quantile_us(0.99)),
+            ms(lag.max_us()),
+            counts.batches,
+            counts.retries,
+            counts.reconnects,
+            counts.clamped_values,
+            per(used.cpu_us, counts.rows as f64).unwrap_or_default(),
+            used.max_rss_bytes as f64 / 1e6,
+            lsn_text(*confirmed_lsn),
+        )
+    }
+}
+
+fn timing(timing: &Timing) -> Value {
+    let at = |quantile| timing.quantile_us(quantile);
+    json!({
+        "count": timing.count(), "min": timing.min_us(), "p50": at(0.5), "p90": at(0.9),
+        "p95": at(0.95), "p99": at(0.99), "p999": at(0.999), "max": timing.max_us(),
+        "mean": timing.mean_us(),
+    })
+}
