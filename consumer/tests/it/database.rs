@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::{Client, Config, NoTls};
 use walbench_phases::address::{Host, PostgresAddress};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Version};
 
 /// A database of a test's own, and a session in it.
 pub(crate) struct Database {
@@ -18,12 +18,34 @@ pub(crate) struct Database {
 
 pub(crate) const PUBLICATION: &str = "it's \"all\"";
 
+/// Makes two tests of each function that takes a [`Version`]: `pg15_or_installed::…` and `pg18::…`.
+/// One that is forgotten in the list is an unused function, which clippy refuses.
+macro_rules! on_every_server {
+    ($($test:ident),+ $(,)?) => {
+        $crate::database::on_every_server! { @tests pg15_or_installed Pg15OrInstalled $($test)+ }
+        $crate::database::on_every_server! { @tests pg18 Pg18 $($test)+ }
+    };
+    (@tests $module:ident $version:ident $($test:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test($crate::cluster::Version::$version).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_every_server;
+
 impl Database {
-    /// An empty database on the server that all tests share.
-    pub(crate) async fn new() -> Self {
-        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    /// An empty database on that version's server, which all tests share.
+    pub(crate) async fn new(version: Version) -> Self {
+        static CLUSTERS: [OnceLock<Cluster>; Version::COUNT] =
+            [const { OnceLock::new() }; Version::COUNT];
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let server = CLUSTER.get_or_init(Cluster::start).address();
+        let cluster = CLUSTERS[version as usize].get_or_init(|| Cluster::start_version(version));
+        let server = cluster.address();
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let address = server.with_database(&name);
@@ -35,8 +57,8 @@ impl Database {
     }
 
     /// Makes what the statements say, then a publication of all tables and a slot.
-    pub(crate) async fn with(sql: &str) -> Self {
-        let database = Self::new().await;
+    pub(crate) async fn with(version: Version, sql: &str) -> Self {
+        let database = Self::new(version).await;
         database.execute(sql).await;
         let publication = PUBLICATION.replace('"', "\"\"");
         database.execute(&format!("CREATE PUBLICATION \"{publication}\" FOR ALL TABLES")).await;

@@ -6,8 +6,15 @@ use rcgen::{CertificateParams, KeyPair};
 use walbench_consumer::replication::Connection;
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
 
-use crate::cluster::Cluster;
-use crate::database::Database;
+use crate::cluster::{Cluster, Version};
+use crate::database::{Database, on_every_server};
+
+on_every_server![
+    trust_and_scram_log_in,
+    the_old_ways_log_in,
+    tls_is_verified_as_far_as_the_policy_says,
+    what_can_not_be_reached_is_said_without_the_password,
+];
 
 fn over_tcp(address: &PostgresAddress, mode: SslMode) -> PostgresAddress {
     PostgresAddress {
@@ -31,9 +38,8 @@ fn log_in(address: &PostgresAddress) -> Result<String, String> {
     Ok(rows[0][0].clone().unwrap())
 }
 
-#[tokio::test]
-async fn trust_and_scram_log_in() {
-    let database = Database::new().await;
+async fn trust_and_scram_log_in(version: Version) {
+    let database = Database::new(version).await;
     assert_eq!(log_in(&database.address), Ok("postgres".into()));
     let password = "a'b\\c \"d\" %&=?@/: é";
     let role = "CREATE ROLE password_user LOGIN REPLICATION PASSWORD";
@@ -52,9 +58,8 @@ async fn trust_and_scram_log_in() {
     assert!(refused.contains("wants a password and the URL has none"), "{refused}");
 }
 
-#[tokio::test]
-async fn the_old_ways_log_in() {
-    let database = Database::new().await;
+async fn the_old_ways_log_in(version: Version) {
+    let database = Database::new(version).await;
     database.execute("CREATE ROLE clear_user LOGIN REPLICATION PASSWORD 'c'").await;
     let mut address = over_tcp(&database.address, SslMode::Disable);
     address.user = Some("clear_user".into());
@@ -71,8 +76,7 @@ async fn the_old_ways_log_in() {
     assert_eq!(log_in(&address), Ok("md5_user".into()));
 }
 
-#[tokio::test]
-async fn tls_is_verified_as_far_as_the_policy_says() {
+async fn tls_is_verified_as_far_as_the_policy_says(version: Version) {
     let key = KeyPair::generate().unwrap();
     let parameters = CertificateParams::new(vec!["localhost".into()]).unwrap();
     let certificate = parameters.self_signed(&key).unwrap().pem();
@@ -82,7 +86,7 @@ async fn tls_is_verified_as_far_as_the_policy_says() {
     });
     let settings = ["ssl = on", "ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'"];
     let files = [("server.crt", certificate.as_str()), ("server.key", &key.serialize_pem())];
-    let server = Cluster::start_with(&settings, &files);
+    let server = Cluster::start_with(version, &settings, &files);
 
     let log_in_as = |host: &str, mode, root: Option<&PathBuf>| {
         let mut address = over_tcp(&server.address(), mode);
@@ -103,9 +107,8 @@ async fn tls_is_verified_as_far_as_the_policy_says() {
     assert!(untrusted.contains("invalid peer certificate"), "{untrusted}");
 }
 
-#[tokio::test]
-async fn what_can_not_be_reached_is_said_without_the_password() {
-    let database = Database::new().await;
+async fn what_can_not_be_reached_is_said_without_the_password(version: Version) {
+    let database = Database::new(version).await;
     let mut address = over_tcp(&database.address, SslMode::Require);
     address.password = Some("secret".into());
     let no_tls = log_in(&address).unwrap_err();

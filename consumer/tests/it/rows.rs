@@ -2,12 +2,14 @@
 
 use walbench_consumer::pgoutput::{Message, OldTuple};
 use walbench_consumer::replication::{Connection, Frame, Stream, frame};
-use walbench_consumer::rowbinary::{Facts, RowKind, Table};
-
-use walbench_consumer::rowbinary::Policy;
+use walbench_consumer::rowbinary::{Facts, Policy, RowKind, Table};
 use walbench_phases::plan::{Arrays, OutOfRange};
 
-use crate::database::{Database, PUBLICATION};
+use crate::cluster::Version;
+use crate::database::{Database, PUBLICATION, on_every_server};
+
+on_every_server![values_arrive_as_clickhouse_reads_them, nulls_deletions_and_versions_are_marked];
+
 
 const POLICY: Policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
 
@@ -39,8 +41,7 @@ fn string(text: &str) -> Vec<u8> {
     [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
 }
 
-#[tokio::test]
-async fn values_arrive_as_clickhouse_reads_them() {
+async fn values_arrive_as_clickhouse_reads_them(version: Version) {
     let values: [(&str, &str, Vec<u8>); 20] = [
         ("bool", "true", vec![1]),
         ("smallint", "-2", (-2i16).to_le_bytes().to_vec()),
@@ -73,7 +74,8 @@ async fn values_arrive_as_clickhouse_reads_them() {
     ];
     let columns: Vec<_> =
         values.iter().enumerate().map(|(n, (kind, ..))| format!("c{n} {kind}")).collect();
-    let database = Database::with(&format!("CREATE TABLE t ({})", columns.join(", "))).await;
+    let database =
+        Database::with(version, &format!("CREATE TABLE t ({})", columns.join(", "))).await;
     let literals: Vec<_> = values.iter().map(|(_, literal, _)| *literal).collect();
     database.execute(&format!("INSERT INTO t VALUES ({})", literals.join(", "))).await;
 
@@ -95,9 +97,9 @@ async fn values_arrive_as_clickhouse_reads_them() {
     assert_eq!(rest, [&7u64.to_le_bytes()[..], &[0]].concat(), "version and deletion mark");
 }
 
-#[tokio::test]
-async fn nulls_deletions_and_versions_are_marked() {
-    let database = Database::with("CREATE TABLE t (id bigint PRIMARY KEY, note text)").await;
+async fn nulls_deletions_and_versions_are_marked(version: Version) {
+    let database =
+        Database::with(version, "CREATE TABLE t (id bigint PRIMARY KEY, note text)").await;
     database.execute("INSERT INTO t VALUES (1, NULL)").await;
     database.execute("UPDATE t SET id = 2, note = 'n' WHERE id = 1").await;
     database.execute("DELETE FROM t WHERE id = 2").await;

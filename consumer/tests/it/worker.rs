@@ -8,8 +8,19 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerCounts, ConsumerSample};
 use walbench_metrics::stamp::{Stamp, run_number};
 
-use crate::database::Database;
+use crate::cluster::Version;
+use crate::database::{Database, on_every_server};
 use crate::session::{RUN, Session};
+
+on_every_server![
+    every_row_is_counted_measured_and_confirmed,
+    at_the_bound_it_stops_reading_and_goes_on_later,
+    only_what_the_sink_has_is_confirmed,
+    writes_elsewhere_move_the_slot_too,
+    an_unchanged_large_value_is_taken_from_the_old_row_or_refused,
+    what_it_can_not_stream_is_said_with_what_to_do,
+    it_ends_when_its_link_or_its_server_does,
+];
 
 const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, note text)";
 
@@ -40,9 +51,8 @@ fn sum(samples: &[ConsumerSample]) -> ConsumerCounts {
     sum
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_row_is_counted_measured_and_confirmed() {
-    let database = Database::with(TABLE).await;
+async fn every_row_is_counted_measured_and_confirmed(version: Version) {
+    let database = Database::with(version, TABLE).await;
     let batches = json!({ "flush_batch_size": 250, "flush_interval_ms": 10, "mock_delay_ms": 3 });
     let mut session = Session::streaming(&database, &batches).await;
     for sequence in 0..20 {
@@ -83,9 +93,8 @@ async fn every_row_is_counted_measured_and_confirmed() {
     assert!(in_window, "the phase has no warm-up and goes on: {counts:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_bound_it_stops_reading_and_goes_on_later() {
-    let database = Database::with(TABLE).await;
+async fn at_the_bound_it_stops_reading_and_goes_on_later(version: Version) {
+    let database = Database::with(version, TABLE).await;
     let bound = 65_536;
     let slow = json!({
         "flush_batch_size": 100, "flush_interval_ms": 5, "mock_delay_ms": 20,
@@ -104,9 +113,8 @@ async fn at_the_bound_it_stops_reading_and_goes_on_later() {
     assert!(most > 0, "the sink was the limit");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_the_sink_has_is_confirmed() {
-    let database = Database::with(TABLE).await;
+async fn only_what_the_sink_has_is_confirmed(version: Version) {
+    let database = Database::with(version, TABLE).await;
     let never = json!({ "flush_batch_size": 10, "mock_delay_ms": 3_600_000 });
     let session = Session::streaming(&database, &never).await;
     write(&database, RUN, 0, 10).await;
@@ -138,9 +146,8 @@ async fn reconnected(database: &Database) -> Session {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_elsewhere_move_the_slot_too() {
-    let database = Database::with(TABLE).await;
+async fn writes_elsewhere_move_the_slot_too(version: Version) {
+    let database = Database::with(version, TABLE).await;
     let mut session = Session::streaming(&database, &json!({})).await;
     // Unpublished: a temporary table is in no publication.
     database.execute("CREATE TEMP TABLE x AS SELECT generate_series(1, 1000)").await;
@@ -149,13 +156,12 @@ async fn writes_elsewhere_move_the_slot_too() {
     assert_eq!((delivered.unstamped_rows, sum(&samples).rows), (0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unchanged_large_value_is_taken_from_the_old_row_or_refused() {
+async fn an_unchanged_large_value_is_taken_from_the_old_row_or_refused(version: Version) {
     let wide = "CREATE TABLE t (id bigint PRIMARY KEY, note text, large text); \
                 ALTER TABLE t ALTER large SET STORAGE EXTERNAL;";
     let insert = "INSERT INTO t VALUES (1, 'a', repeat('x', 100000)); \
                   UPDATE t SET note = 'b'";
-    let database = Database::with(wide).await;
+    let database = Database::with(version, wide).await;
     let mut session = Session::streaming(&database, &json!({})).await;
     database.execute(insert).await;
     let failure = session.failure().await;
@@ -165,7 +171,7 @@ async fn an_unchanged_large_value_is_taken_from_the_old_row_or_refused() {
     );
 
     let full = format!("{wide} ALTER TABLE t REPLICA IDENTITY FULL");
-    let database = Database::with(&full).await;
+    let database = Database::with(version, &full).await;
     let mut session = Session::streaming(&database, &json!({})).await;
     database.execute(insert).await;
     session.drained(&database).await;
@@ -174,9 +180,8 @@ async fn an_unchanged_large_value_is_taken_from_the_old_row_or_refused() {
     assert!(sum(&samples).encoded_bytes > 200_000, "both versions hold the large value");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_it_can_not_stream_is_said_with_what_to_do() {
-    let mut database = Database::with(TABLE).await;
+async fn what_it_can_not_stream_is_said_with_what_to_do(version: Version) {
+    let mut database = Database::with(version, TABLE).await;
     let _holder = Session::streaming(&database, &json!({})).await;
     let failure = Session::prepared(&database, &json!({})).await.failure().await;
     assert!(failure.contains("is active for PID"), "{failure}");
@@ -186,14 +191,13 @@ async fn what_it_can_not_stream_is_said_with_what_to_do() {
     let failure = Session::prepared(&database, &json!({})).await.failure().await;
     assert!(failure.contains("replication slot \"missing\" does not exist"), "{failure}");
 
-    let database = Database::new().await;
+    let database = Database::new(version).await;
     let failure = Session::prepared(&database, &json!({})).await.failure().await;
     assert!(failure.contains("publication") && failure.contains("does not exist"), "{failure}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_ends_when_its_link_or_its_server_does() {
-    let database = Database::with(TABLE).await;
+async fn it_ends_when_its_link_or_its_server_does(version: Version) {
+    let database = Database::with(version, TABLE).await;
     let mut session = Session::streaming(&database, &json!({})).await;
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
                WHERE slot_name::text = $1";

@@ -1,5 +1,7 @@
 //! A private PostgreSQL server for a test binary. The consumer's tests use this file as well.
 
+#![allow(dead_code, reason = "the producer's tests and the consumer's each use a part")]
+
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::net::TcpListener;
@@ -11,6 +13,17 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{User, chown, geteuid};
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
+
+/// Which PostgreSQL a server is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Version {
+    /// The newest that is installed.
+    Newest,
+    /// Debian 12's; the newest that is installed where that one isn't.
+    Pg15OrInstalled,
+    /// The one that `.ci/setup` brings for the tests, or the system's own.
+    Pg18,
+}
 
 /// The server outlives no test process, however that ends: its guardian waits for the end of this
 /// pipe, then stops it and removes its data.
@@ -53,13 +66,21 @@ hostssl all tls_user 127.0.0.1/32 trust
 impl Cluster {
     /// A server that is up.
     pub(crate) fn start() -> Self {
-        Self::start_with(&[], &[])
+        Self::start_version(Version::Newest)
+    }
+
+    pub(crate) fn start_version(version: Version) -> Self {
+        Self::start_with(version, &[], &[])
     }
 
     /// A server with more lines in its settings, and more files in its data folder, readable by
     /// its owner alone.
-    pub(crate) fn start_with(more_settings: &[&str], files: &[(&str, &str)]) -> Self {
-        let binaries = binaries();
+    pub(crate) fn start_with(
+        version: Version,
+        more_settings: &[&str],
+        files: &[(&str, &str)],
+    ) -> Self {
+        let binaries = version.binaries();
         let folder = tempfile::Builder::new().prefix("walbench-test-").tempdir().unwrap().keep();
         let owner = owner();
         if let Some(owner) = &owner {
@@ -147,19 +168,66 @@ fn owner() -> Option<User> {
     Some(named("postgres").or_else(|| named("nobody")).expect("a user for PostgreSQL to run as"))
 }
 
+const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
+
+impl Version {
+    pub(crate) const COUNT: usize = 3;
+
+    fn binaries(self) -> PathBuf {
+        let missing = "these tests need PostgreSQL's server: run .ci/setup, or install postgresql";
+        match self {
+            Self::Newest => newest().expect(missing),
+            Self::Pg15OrInstalled => debian("15").or_else(newest).expect(missing),
+            Self::Pg18 => pg18(),
+        }
+    }
+}
+
+fn debian(major: &str) -> Option<PathBuf> {
+    Some(Path::new(DEBIAN_ROOT).join(major).join("bin")).filter(|path| has_server(path))
+}
+
+fn has_server(path: &Path) -> bool {
+    path.join("postgres").exists()
+}
+
 /// The newest PostgreSQL that is installed.
-fn binaries() -> PathBuf {
+fn newest() -> Option<PathBuf> {
     let version = |path: &Path| {
         let name = path.parent()?.file_name()?.to_str()?;
         name.parse::<u32>().ok()
     };
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let installed = std::fs::read_dir(DEBIAN_ROOT).into_iter().flatten().flatten();
     let newest = installed
         .map(|entry| entry.path().join("bin"))
-        .filter(|path| path.join("postgres").exists())
+        .filter(|path| has_server(path))
         .max_by_key(|path| version(path));
-    let on_path = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).find(|folder| folder.join("postgres").exists())
-    });
-    newest.or(on_path).expect("these tests need PostgreSQL's server: install postgresql")
+    let on_path = std::env::var_os("PATH")
+        .and_then(|path| std::env::split_paths(&path).find(|folder| has_server(folder)));
+    newest.or(on_path)
+}
+
+/// Where the system has it, or where `.ci/setup` puts it.
+fn pg18() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(given) = variable("WALBENCH_PG18_BIN").map(PathBuf::from) {
+        let output = Command::new(given.join("postgres")).arg("--version").output();
+        let version = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        // Of another version, the tests would prove what their names don't say.
+        let is_18 = version.as_ref().is_ok_and(|v| v.starts_with("postgres (PostgreSQL) 18"));
+        assert!(is_18, "WALBENCH_PG18_BIN={}: not PostgreSQL 18: {version:?}", given.display());
+        return given;
+    }
+    let own_cache = || {
+        let home_cache = || Some(Path::new(&variable("HOME")?).join(".cache"));
+        variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home_cache)
+    };
+    // Root's server runs as another user, who can't get into root's home.
+    let own_cache = if geteuid().is_root() { None } else { own_cache() };
+    let caches = own_cache.into_iter().chain([PathBuf::from("/var/cache")]);
+    let brought = caches.map(|cache| cache.join("walbench/postgresql-18/bin"));
+    debian("18").into_iter().chain(brought).find(|path| has_server(path)).expect(
+        "these tests need PostgreSQL 18: run .ci/setup as the user who runs them, or set \
+         WALBENCH_PG18_BIN to the folder of its programs",
+    )
 }
