@@ -55,6 +55,9 @@ impl Catalogue {
     pub(crate) fn notes(&self, _p: crate::rowbinary::Policy) -> Vec<String> {
         Vec::new()
     }
+    pub(crate) fn refuse_unreadable_binary(&self) -> Result<(), walbench_metrics::Failure> {
+        Ok(())
+    }
     pub(crate) fn is_binary_readable(&self) -> bool {
         false
     }

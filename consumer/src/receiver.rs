@@ -259,7 +259,11 @@ impl Receiver {
             };
             match tag {
                 b'd' => self.machine.copy_data(body)?,
-                b'E' => return Err(ReplicationError::Ended(ServerError::from_body(body)).into()),
+                b'E' => {
+                    let Source { slot, publication, .. } = &self.source;
+                    let error = ServerError::from_body(body);
+                    return Err(ReplicationError::ended(slot, publication, error).into());
+                }
                 b'N' | b'S' => {}
                 // The server stops: CopyDone or CommandComplete.
                 b'c' | b'C' => return Err(ReplicationError::Closed.into()),

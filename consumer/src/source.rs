@@ -9,9 +9,10 @@ use walbench_phases::plan::{ColumnFormat, Consumer, Origin, Streaming};
 
 use crate::catalogue::Catalogue;
 use crate::pgoutput::Relation;
-use crate::replication::{Connection, ReplicationError, Stream};
+use crate::replication::{Connection, ReplicationError, Stream, StreamOption, newest_protocol};
 use crate::rowbinary::Facts;
 use crate::stream::Describe;
+use crate::thread::StartError;
 
 /// Wait before the first try to connect again; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -112,50 +113,64 @@ impl Terms {
         plan: &Consumer,
         server_version: u32,
         catalogue: &Catalogue,
-    ) -> Result<Self, ReplicationError> {
-        let newest = crate::replication::newest_protocol(server_version);
-        let terms = Self {
-            protocol_version: plan.protocol_version.unwrap_or(newest),
-            streaming: match plan.streaming {
-                Streaming::Off => None,
-                Streaming::On => Some("on"),
-                Streaming::Parallel => Some("parallel"),
-            },
-            binary: match plan.column_format {
-                ColumnFormat::Text => false,
-                ColumnFormat::Binary => true,
-                ColumnFormat::Auto => server_version >= 140_000 && catalogue.is_binary_readable(),
-            },
-            two_phase: plan.two_phase,
-            origin: match plan.origin {
-                Origin::Any => None,
-                Origin::None => Some("none"),
-            },
+    ) -> Result<Self, StartError> {
+        let is_binary_known = StreamOption::Binary.is_known_to(server_version);
+        let binary = match plan.column_format {
+            ColumnFormat::Text => false,
+            ColumnFormat::Binary => catalogue.refuse_unreadable_binary().map(|()| true)?,
+            ColumnFormat::Auto => is_binary_known && catalogue.is_binary_readable(),
         };
-        terms.refuse_what_is_missing(newest).map(|()| terms)
-    }
-
-    /// What the server has not is not left out in silence.
-    fn refuse_what_is_missing(&self, newest: u32) -> Result<(), ReplicationError> {
-        let Self { protocol_version, streaming, two_phase, origin, .. } = *self;
-        let wanted = [
-            (protocol_version, "consumer.protocol_version".to_owned()),
-            (if streaming.is_some() { 2 } else { 1 }, "consumer.streaming".into()),
-            (
-                if streaming == Some("parallel") { 4 } else { 1 },
-                "consumer.streaming = \"parallel\"".into(),
-            ),
-            (if two_phase { 3 } else { 1 }, "consumer.two_phase".into()),
-            (if origin.is_some() { 4 } else { 1 }, "consumer.origin".into()),
-        ];
-        let have = newest.min(protocol_version.max(1));
-        match wanted.into_iter().find(|(needs, _)| *needs > have) {
-            None => Ok(()),
-            Some((needs, key)) => {
-                Err(ReplicationError::Protocol(format!("{key} needs {needs}, have {have}")))
+        let newest = newest_protocol(server_version);
+        let protocol_version = plan.protocol_version.unwrap_or(newest);
+        let refused = |what: String, hint: &str| {
+            Err(StartError { failure: Failure::new(what).hint(hint), is_usage: true })
+        };
+        if protocol_version > newest {
+            let what = format!(
+                "consumer.protocol_version = {protocol_version}: the server knows 1 to {newest}"
+            );
+            return refused(what, "leave the key out to have the newest");
+        }
+        for (option, key, protocol) in wanted(plan) {
+            if !option.is_known_to(server_version) {
+                let (since, is) = (option.since(), server_version / 10_000);
+                let what = format!("{key} needs PostgreSQL {since}, and the server is {is}");
+                return refused(what, "leave the key out, or follow a newer server");
+            }
+            if protocol > protocol_version {
+                let what = format!("{key} needs consumer.protocol_version = {protocol} or newer");
+                return refused(what, "leave consumer.protocol_version out to have the newest");
             }
         }
+        let streaming = match plan.streaming {
+            Streaming::Off => None,
+            Streaming::On => Some("on"),
+            Streaming::Parallel => Some("parallel"),
+        };
+        let origin = (plan.origin == Origin::None).then_some("none");
+        Ok(Self { protocol_version, streaming, binary, two_phase: plan.two_phase, origin })
     }
+}
+
+/// What a plan asks for beyond the least, with its key and the protocol it needs. What the server
+/// has not is not left out in silence.
+fn wanted(plan: &Consumer) -> impl Iterator<Item = (StreamOption, &'static str, u32)> {
+    let streaming = match plan.streaming {
+        Streaming::Off => None,
+        Streaming::On => Some((StreamOption::Streaming, "consumer.streaming", 2)),
+        Streaming::Parallel => {
+            Some((StreamOption::ParallelStreaming, "consumer.streaming = \"parallel\"", 4))
+        }
+    };
+    let binary = plan.column_format == ColumnFormat::Binary;
+    [
+        streaming,
+        plan.two_phase.then_some((StreamOption::TwoPhase, "consumer.two_phase", 3)),
+        (plan.origin == Origin::None).then_some((StreamOption::Origin, "consumer.origin", 1)),
+        binary.then_some((StreamOption::Binary, "consumer.column_format = \"binary\"", 1)),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The catalogue, looked up again when the stream describes what it does not know.

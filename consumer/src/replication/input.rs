@@ -50,6 +50,13 @@ impl Input {
         Ok(Some((tag, &self.buffer[from + 5..from + length])))
     }
 
+    /// Whether [`Self::next_message`] has something without reading more.
+    #[must_use]
+    pub fn has_message(&self) -> bool {
+        // What makes no sense is told when it is taken.
+        self.header().map_or(true, |h| h.is_some_and(|(_, length)| self.end - self.start >= length))
+    }
+
     /// Tag and whole length, tag included, of the message at the front.
     #[inline]
     fn header(&self) -> io::Result<Option<(u8, usize)>> {

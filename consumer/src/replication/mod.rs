@@ -1,19 +1,34 @@
-//! A client of PostgreSQL's streaming replication protocol, and nothing else: it logs in, starts a
-//! logical slot's stream, reads it and confirms positions. It knows neither plans nor sinks.
+//! A client of PostgreSQL's streaming replication protocol, and nothing else: it logs in, makes,
+//! checks and starts logical slots, reads their streams and confirms positions. It knows neither
+//! plans nor sinks.
 //!
 //! Reading is blocking, by one thread with a large buffer: an async reactor would wake for every
 //! packet, and waking for every packet makes the walsender dearer as well.
 
 mod connection;
+mod create;
+mod error;
 mod input;
+mod login;
 mod message;
+mod query;
+mod server;
+mod server_error;
+mod slot;
+mod start;
 mod tls;
 mod transport;
 
-pub(crate) use connection::quote;
-pub use connection::{Connection, ReplicationError, ServerError, Stream};
+pub use connection::Connection;
+pub use create::{Blockers, CreateSlot, CreatedSlot, Snapshot};
+pub use error::ReplicationError;
 pub use input::Input;
 pub use message::{Frame, StatusUpdate, frame};
+pub(crate) use query::quote;
+pub use server::{StreamOption, newest_protocol};
+pub use server_error::ServerError;
+pub use slot::{Foreign, Holder, LostReason, Slot, SlotType, WalStatus};
+pub use start::Stream;
 pub use tls::Tls;
 pub use transport::Transport;
 

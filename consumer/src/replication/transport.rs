@@ -21,6 +21,9 @@ const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
 /// A write of a status update that takes longer has lost its server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A machine that acknowledges nothing for this long is gone.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A connected stream to a server.
 #[derive(Debug)]
 pub enum Transport {
@@ -46,6 +49,7 @@ impl Transport {
             Host::Unix(folder) => Self::connect_unix(folder, address.port),
             Host::Tcp(host) => {
                 let stream = connect_tcp(host, address.port, timeout)?;
+                give_up_after(&stream, acknowledge_timeout(address))?;
                 match tls {
                     Some(config) => encrypt(stream, host, address.ssl.mode, config),
                     None => Ok(Self::Tcp(stream)),
@@ -72,6 +76,15 @@ impl Transport {
         }
     }
 
+    /// From here on nothing waits: what can't be read or written at once fails.
+    pub(super) fn stop_waiting(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(true),
+            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Tls(stream) => stream.socket().set_nonblocking(true),
+        }
+    }
+
     /// Whether bytes wait inside the TLS layer, where polling the socket can't see them.
     pub fn has_buffered(&mut self) -> bool {
         match self {
@@ -79,6 +92,25 @@ impl Transport {
             Self::Tls(stream) => stream.has_buffered(),
         }
     }
+}
+
+/// libpq's `tcp_user_timeout`, in milliseconds; nothing is ours, and 0 the system's.
+fn acknowledge_timeout(address: &PostgresAddress) -> Duration {
+    let chosen = address.options.get("tcp_user_timeout").and_then(|text| text.parse().ok());
+    chosen.map_or(ACKNOWLEDGE_TIMEOUT, Duration::from_millis)
+}
+
+/// Bounds how long data may stay unacknowledged. A status update is on its way at all times, so
+/// this finds a machine that is gone, for which TCP's own patience is a quarter of an hour. Only
+/// Linux has it.
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(unused_variables, clippy::unnecessary_wraps, reason = "where it does nothing")
+)]
+fn give_up_after(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
+    Ok(())
 }
 
 fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {

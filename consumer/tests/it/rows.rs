@@ -10,7 +10,6 @@ use crate::database::{Database, PUBLICATION, on_every_server};
 
 on_every_server![values_arrive_as_clickhouse_reads_them, nulls_deletions_and_versions_are_marked];
 
-
 const POLICY: Policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
 
 /// Streams what was written up to now, and hands over each message with its position.
