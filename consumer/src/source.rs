@@ -60,7 +60,7 @@ impl Source {
     ///
     /// # Errors
     /// The server can't be reached, has not what the plan wants, or the slot can't be followed.
-    pub(crate) fn open(&self, plan: &Consumer) -> Result<Opened, ReplicationError> {
+    pub(crate) fn open(&self, plan: &Consumer) -> Result<Opened, StartError> {
         let mut connection = self.connection()?;
         connection.check_publication(&self.publication)?;
         let slot = connection.check_slot(&self.slot, None)?;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use walbench_consumer::replication::{Connection, CreateSlot, Snapshot, lsn_text, parse_lsn};
+use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
 use walbench_metrics::{Failure, Timing};
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::Consumer;
-use walbench_phases::{Override, Plan, Source, load};
+use walbench_phases::{Env, Override, Plan, Source, load};
 
 use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
 use crate::ending::{self, Ending};
@@ -139,7 +139,8 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
         let path = "consumer.mock_level".into();
         overrides.push(Override { path, value: level.into(), origin });
     }
-    let plan: Plan = load(&Source { name: "follow".into(), text: PLAN.into() }, &overrides)?;
+    let source = Source { name: "follow".into(), text: PLAN.into(), env: Env::here() };
+    let plan: Plan = load(&source, &overrides)?;
     Ok(plan.consumer)
 }
 
@@ -155,15 +156,11 @@ fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
 fn create_slot(following: &Following) -> Result<(), StartError> {
     let Following { address, slot, consumer, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
-    if connection.slot(slot)?.is_some() {
+    if Slot::read(&mut connection, slot)?.is_some() {
         return Ok(());
     }
-    let created = connection.create_slot(&CreateSlot {
-        name: slot,
-        temporary: false,
-        two_phase: consumer.two_phase,
-        snapshot: Snapshot::Nothing,
-    })?;
+    let two_phase = consumer.two_phase;
+    let created = connection.create_slot(&CreateSlot { two_phase, ..CreateSlot::new(slot) })?;
     ending::say(&format!(
         "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
         lsn_text(created.consistent_lsn)

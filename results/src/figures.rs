@@ -169,6 +169,9 @@ fn sink(plan: &Plan) -> String {
         }
         (ClickhouseMode::Mock, MockLevel::Http) => "mock, a ClickHouse of walbench's own over HTTP",
         (ClickhouseMode::Managed, _) => "a private ClickHouse",
+        (ClickhouseMode::Mock, MockLevel::Files) => {
+            "mock, rows are encoded and kept as files of RowBinary"
+        }
         (ClickhouseMode::Url, _) => "an existing ClickHouse",
     };
     format!("Sink: {what}.")

@@ -1,0 +1,309 @@
+//! How fast a preloaded slot is drained: `cargo bench --bench drain [-- ROWS ROUNDS]`.
+//!
+//! In one run, interleaved and on copies of the same slots: `pg_recvlogical` writing to /dev/null,
+//! a bare reader (eager, coalescing), and `walbench follow` at discard and encode; narrow rows
+//! (`event`, about 200 B) and wide ones (`task_run`, about 1 KB), over the Unix socket and TCP.
+//! Everything is measured from outside and in the same way for all: wall time from start to exit,
+//! CPU of the reader and of its walsender, peak memory, and CPU that neither of them used.
+#![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
+
+#[path = "../../producer/tests/it/cluster.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use tokio_postgres::Client;
+use walbench_metrics::stamp::Stamp;
+use walbench_phases::address::{Host, PostgresAddress};
+use walbench_phases::plan::{SynchronousCommit, WriteMethod};
+use walbench_producer::connect;
+use walbench_producer::workload::{Table, TableShape, builtin_ddl};
+use walbench_producer::write::attempt::Attempt;
+use walbench_producer::write::batch::{Batch, Part};
+use walbench_producer::write::session::{Session, Settings};
+
+use cluster::{Cluster, Version};
+
+const SERVER: [&str; 5] = [
+    "shared_buffers = '512MB'",
+    "max_wal_size = '16GB'",
+    "checkpoint_timeout = '1h'",
+    "wal_sender_timeout = 0",
+    "logical_decoding_work_mem = '64MB'",
+];
+
+/// Rows of one transaction.
+const TRANSACTION_ROWS: u64 = 100;
+
+/// Between two looks at a process.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Who drains.
+const READERS: [&str; 5] =
+    ["pg_recvlogical", "bare, eager", "bare, coalescing", "follow, discard", "follow, encode"];
+const PEER: usize = 0;
+const BARE: [usize; 2] = [1, 2];
+const ENCODE: usize = 4;
+
+/// A slot with rows in it.
+struct Loaded {
+    name: &'static str,
+    rows: u64,
+    end: String,
+}
+
+/// One drain.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    rows_per_s: f64,
+    reader_us_per_row: f64,
+    walsender_us_per_row: f64,
+    others_us_per_row: f64,
+    peak_mb: f64,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter_map(|text| text.parse::<u64>().ok());
+    let rows = arguments.next().unwrap_or(500_000);
+    let rounds = arguments.next().unwrap_or(5);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cluster = Cluster::start_with(Version::Newest, &SERVER, &[]);
+    let address = cluster.address();
+    let admin = runtime.block_on(connect(&address, "drain")).unwrap().client;
+    let loaded =
+        ["event", "task_run"].map(|name| runtime.block_on(load(&admin, &address, name, rows)));
+    let mut drains: BTreeMap<(usize, &str, usize), Vec<Drain>> = BTreeMap::new();
+    for round in 0..rounds as usize {
+        for (table, loaded) in loaded.iter().enumerate() {
+            for transport in ["unix", "tcp"] {
+                for turn in 0..READERS.len() {
+                    // Nobody always comes first.
+                    let reader = (turn + round) % READERS.len();
+                    let drain =
+                        runtime.block_on(drain(&admin, &address, loaded, transport, reader));
+                    eprintln!(
+                        "round {round} {} {transport} {}: {drain:?}",
+                        loaded.name, READERS[reader]
+                    );
+                    drains.entry((table, transport, reader)).or_default().push(drain);
+                }
+            }
+        }
+    }
+    for (table, loaded) in loaded.iter().enumerate() {
+        for transport in ["unix", "tcp"] {
+            report(
+                loaded,
+                transport,
+                &READERS.map_indices(|reader| &drains[&(table, transport, reader)]),
+            );
+        }
+    }
+}
+
+trait MapIndices {
+    fn map_indices<T>(&self, of: impl Fn(usize) -> T) -> Vec<T>;
+}
+
+impl MapIndices for [&str; READERS.len()] {
+    fn map_indices<T>(&self, of: impl Fn(usize) -> T) -> Vec<T> {
+        (0..self.len()).map(of).collect()
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn report(loaded: &Loaded, transport: &str, readers: &[&Vec<Drain>]) {
+    println!(
+        "\n{}, {} rows, {transport}: medians of {} interleaved runs",
+        loaded.name,
+        loaded.rows,
+        readers[0].len()
+    );
+    println!(
+        "{:<18} {:>10} {:>8} {:>14} {:>14} {:>12} {:>9}",
+        "", "rows/s", "÷ peer", "reader µs/row", "sender µs/row", "others", "peak MB"
+    );
+    for (reader, drains) in readers.iter().enumerate() {
+        let of = |get: fn(&Drain) -> f64| median(drains.iter().map(get));
+        println!(
+            "{:<18} {:>10.0} {:>8.2} {:>14.2} {:>14.2} {:>12.2} {:>9.1}",
+            READERS[reader],
+            of(|d| d.rows_per_s),
+            median(ratios(drains, readers[PEER])),
+            of(|d| d.reader_us_per_row),
+            of(|d| d.walsender_us_per_row),
+            of(|d| d.others_us_per_row),
+            of(|d| d.peak_mb),
+        );
+    }
+    let lowest = ratios(readers[ENCODE], readers[PEER]).fold(f64::INFINITY, f64::min);
+    let bare = BARE.map(|bare| median(ratios(readers[ENCODE], readers[bare])));
+    println!(
+        "follow, encode ÷ the better bare reader: {:.2}; ÷ pg_recvlogical, worst of all pairs: {lowest:.2}",
+        bare[0].min(bare[1])
+    );
+}
+
+/// Round by round, because the machine is not the same a minute later.
+fn ratios<'a>(of: &'a [Drain], to: &'a [Drain]) -> impl Iterator<Item = f64> + 'a {
+    of.iter().zip(to).map(|(of, to)| of.rows_per_s / to.rows_per_s)
+}
+
+/// Makes a table, a publication and a slot, and fills them.
+async fn load(admin: &Client, address: &PostgresAddress, name: &'static str, rows: u64) -> Loaded {
+    admin.batch_execute(builtin_ddl(name).unwrap()).await.unwrap();
+    admin.batch_execute(&format!("CREATE PUBLICATION {name} FOR TABLE {name}")).await.unwrap();
+    let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+    admin.execute(slot, &[&name]).await.unwrap();
+    let shape = TableShape::describe(admin, name).await.unwrap();
+    let tables = [Table::new(shape, 42, None, 0.5).unwrap()];
+    let settings = Settings {
+        address: address.clone(),
+        application_name: "drain".into(),
+        synchronous_commit: SynchronousCommit::Off,
+        method: WriteMethod::Copy,
+    };
+    let session = Session::open(&settings, &tables).await.unwrap();
+    let mut batch = Batch::default();
+    for sequence in 0..rows / TRANSACTION_ROWS {
+        batch.rows.inserts = sequence * TRANSACTION_ROWS..(sequence + 1) * TRANSACTION_ROWS;
+        batch.encode(&tables[0], Part { index: 0, processes: 1 }, WriteMethod::Copy);
+        let stamp = Stamp { run: 0, phase: 0, measured: true, producer: 0, sequence, due_us: 0 };
+        let attempt = session.write(&batch, &stamp).await;
+        assert!(matches!(attempt, Attempt::Committed { .. }), "{attempt:?}");
+    }
+    admin.batch_execute("CHECKPOINT").await.unwrap();
+    let end = admin.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    Loaded { name, rows: rows / TRANSACTION_ROWS * TRANSACTION_ROWS, end }
+}
+
+async fn drain(
+    admin: &Client,
+    address: &PostgresAddress,
+    loaded: &Loaded,
+    transport: &str,
+    reader: usize,
+) -> Drain {
+    let copy = "SELECT pg_copy_logical_replication_slot($1, 'drain')";
+    admin.execute(copy, &[&loaded.name]).await.unwrap();
+    let mut command = command(address, loaded, transport, reader);
+    let (busy, used) = (machine_us(), children_us());
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let (mut sender, mut sender_us, mut peak_kb) = (None, 0.0, 0);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if sender.is_none() {
+            let pid = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'drain'";
+            sender = admin.query_one(pid, &[]).await.unwrap().get::<_, Option<i32>>(0);
+        }
+        sender_us = sender.and_then(process_us).unwrap_or(sender_us);
+        peak_kb = peak_memory_kb(child.id()).unwrap_or(peak_kb);
+        std::thread::sleep(LOOK);
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    assert!(status.success(), "{}: {status}", READERS[reader]);
+    let reader_us = children_us() - used;
+    let others_us = machine_us() - busy - reader_us - sender_us;
+    drop_slot(admin).await;
+    let rows = loaded.rows as f64;
+    Drain {
+        rows_per_s: rows / seconds,
+        reader_us_per_row: reader_us / rows,
+        walsender_us_per_row: sender_us / rows,
+        others_us_per_row: others_us / rows,
+        peak_mb: peak_kb as f64 * 1024.0 / 1e6,
+    }
+}
+
+/// Its walsender may need a moment to see that its reader is gone.
+async fn drop_slot(admin: &Client) {
+    let drop = "SELECT pg_drop_replication_slot('drain')";
+    while let Err(error) = admin.execute(drop, &[]).await {
+        assert_eq!(error.code().map(|code| code.code()), Some("55006"), "{error}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn command(address: &PostgresAddress, loaded: &Loaded, transport: &str, reader: usize) -> Command {
+    let Host::Unix(folder) = &address.host else { panic!("the server has a Unix socket") };
+    let host = if transport == "unix" { folder.display().to_string() } else { "127.0.0.1".into() };
+    let port = address.port.to_string();
+    let Loaded { name, end, .. } = loaded;
+    if reader == PEER {
+        let mut command = Command::new("pg_recvlogical");
+        command.args([
+            "--start",
+            "--slot=drain",
+            "--no-loop",
+            "--file=/dev/null",
+            "--username=postgres",
+        ]);
+        command.args(["--dbname=postgres", "--option=proto_version=1", "--option=messages=true"]);
+        command.args([
+            format!("--host={host}"),
+            format!("--port={port}"),
+            format!("--endpos={end}"),
+        ]);
+        command.arg(format!("--option=publication_names={name}"));
+        return command;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walbench"));
+    let more: &[&str] = match READERS[reader] {
+        "bare, eager" => &["ceiling", "--eager"],
+        "bare, coalescing" => &["ceiling"],
+        "follow, discard" => &["follow", "--mock-clickhouse", "--mock-level=discard"],
+        _ => &["follow", "--mock-clickhouse", "--mock-level=encode"],
+    };
+    let encoded = host.replace('/', "%2F");
+    command.args(more).arg(format!("--postgres=postgres://postgres@{encoded}:{port}/postgres"));
+    command.args([format!("--publication={name}"), format!("--until-lsn={end}")]);
+    command.args(["--slot=drain", "--json"]);
+    command
+}
+
+/// CPU time of a process in µs (proc(5), `/proc/pid/schedstat`).
+fn process_us(pid: i32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    Some(text.split_whitespace().next()?.parse::<f64>().ok()? / 1e3)
+}
+
+fn peak_memory_kb(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// CPU time of children that were waited for, in µs.
+fn children_us() -> f64 {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let us = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
+    us(used.user_time()) + us(used.system_time())
+}
+
+/// CPU time that all of the machine has used, in µs: user, nice, system, irq, softirq.
+fn machine_us() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap();
+    let fields: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .map(|n| n.parse().unwrap())
+        .collect();
+    let ticks: f64 = [0, 1, 2, 5, 6].iter().map(|field| fields[*field]).sum();
+    ticks * 1e4
+}
