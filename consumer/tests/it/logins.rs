@@ -1,7 +1,9 @@
 //! Ways to log in, and ways not to.
 
+use std::error::Error;
 use std::path::PathBuf;
 
+use insta::assert_snapshot;
 use rcgen::{CertificateParams, KeyPair};
 use walbench_consumer::replication::Connection;
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
@@ -50,6 +52,41 @@ async fn trust_and_scram_log_in() {
     address.password = None;
     let refused = log_in(&address).unwrap_err();
     assert!(refused.contains("wants a password and the URL has none"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_refused_login_is_said_with_what_to_do() {
+    let database = Database::new().await;
+    let mut address = over_tcp(&database.address, SslMode::Disable);
+    address.password = Some("secret".into());
+    let refused = |user: &str, database: &str| {
+        let mut address = address.with_database(database);
+        address.user = Some(user.into());
+        let error = Connection::open(&address, "test").unwrap_err();
+        assert!(error.is_usage() && !error.is_transient(), "{error:?}");
+        // The server's own words change from version to version.
+        let words = error.source().unwrap().to_string();
+        let text = error.into_failure().to_string();
+        assert!(!text.contains("secret"), "{text}");
+        text.replace(&words, "<its words>")
+    };
+    // Wrong password, or no such user: the server does not tell them apart.
+    assert_snapshot!(refused("password_user", "postgres"), @r#"
+    error: PostgreSQL refused the login of user "password_user"
+      caused by: <its words>
+      hint: check user, password and pg_hba.conf (a line for `replication` is not needed; logical replication uses the database's line)
+    "#);
+    // No line of pg_hba.conf.
+    assert_snapshot!(refused("stranger", "postgres"), @r#"
+    error: PostgreSQL refused the login of user "stranger"
+      caused by: <its words>
+      hint: check user, password and pg_hba.conf (a line for `replication` is not needed; logical replication uses the database's line)
+    "#);
+    assert_snapshot!(refused("postgres", "no\"where"), @r#"
+    error: database "no"where" does not exist
+      caused by: <its words>
+      hint: name another database in the address, or CREATE DATABASE "no""where"
+    "#);
 }
 
 #[tokio::test]
