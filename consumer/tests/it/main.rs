@@ -8,4 +8,5 @@ mod database;
 mod logins;
 mod rows;
 mod session;
+mod slots;
 mod worker;
