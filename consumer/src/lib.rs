@@ -10,12 +10,12 @@
 //! beside it. Rows are decoded in the read buffer and encoded straight into the batch's, so a row
 //! costs no allocation and one copy.
 
+pub mod catalogue;
 pub mod pgoutput;
 pub mod replication;
 pub mod rowbinary;
 
 mod batch;
-mod catalogue;
 mod confirmations;
 mod delivery;
 mod flusher;

@@ -19,7 +19,7 @@ use crate::pgoutput::{Begin, Commit, LogicalMessage, Message, OldTuple, Relation
 use crate::replication::{
     Connection, Frame, ReplicationError, ServerError, StatusUpdate, frame, lsn_text,
 };
-use crate::rowbinary::{EncodeError, RowKind, Table};
+use crate::rowbinary::{EncodeError, Policy, RowKind, Table};
 
 /// A status update is sent at least this often: PostgreSQL gives up on a client that is silent for
 /// wal_sender_timeout, and its lag views are as old as the last update.
@@ -47,6 +47,7 @@ pub(crate) struct Receiver {
 struct Stream {
     flusher: Arc<Flusher>,
     catalogue: Catalogue,
+    policy: Policy,
     run: u64,
     /// Subtracted from the server's clock to have the orchestrator's, in µs.
     server_correction_us: i64,
@@ -78,6 +79,7 @@ struct Transaction {
 pub(crate) struct Settings {
     pub(crate) bounds: Bounds,
     pub(crate) max_in_flight_bytes: u64,
+    pub(crate) policy: Policy,
     pub(crate) run: u64,
     pub(crate) server_correction_us: i64,
 }
@@ -94,6 +96,7 @@ impl Receiver {
             encode: flusher.wants_rows(),
             flusher,
             catalogue,
+            policy: settings.policy,
             run: settings.run,
             server_correction_us: settings.server_correction_us,
             tables: HashMap::new(),
@@ -363,7 +366,7 @@ impl Stream {
     }
 
     fn describe(&mut self, relation: &Relation<'_>) {
-        let table = Table::new(relation, |column| self.catalogue.facts(relation.id, column));
+        let table = Table::new(relation, self.catalogue.facts(relation.id), self.policy);
         self.table = None;
         // The same description comes again after many kinds of catalogue change; the table that
         // batches know stays the same then.
@@ -482,11 +485,9 @@ fn not_described(relation: u32) -> Failure {
 
 #[cold]
 fn unencodable(error: &EncodeError) -> Failure {
-    let failure = Failure::new("a row can't be replicated");
-    match error {
-        EncodeError::Unchanged { table, .. } => failure.caused_by(error).hint(format!(
-            "set postgres.replica_identity = \"full\", or ALTER TABLE {table} REPLICA IDENTITY FULL"
-        )),
-        _ => failure.caused_by(error),
+    let failure = Failure::new("a row can't be replicated").caused_by(error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }

@@ -289,6 +289,7 @@ fn connect(worker: &str, prepare: &Prepare, flusher: Arc<Flusher>) -> Result<Rec
             age: Duration::from_millis(consumer.flush_interval_ms),
         },
         max_in_flight_bytes: consumer.max_in_flight_bytes,
+        policy: consumer.into(),
         run: *run,
         server_correction_us: *server_correction_us,
     };
