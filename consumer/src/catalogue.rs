@@ -1,6 +1,6 @@
 //! What PostgreSQL's catalogue knows of the published tables and the stream does not say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::pgoutput::ReplicaIdentity;
 use crate::replication::{Connection, ReplicationError, quote};
@@ -15,8 +15,8 @@ pub struct Catalogue(BTreeMap<u32, TableFacts>);
 /// index and published, then OID and modifier of its type.
 ///
 /// `attnotnull` may be of a constraint that was never validated (PostgreSQL 18); an index's columns
-/// may be followed by others that are only included; before PostgreSQL 15 there are no lists of
-/// columns to publish, and generated columns are left out without one.
+/// may be followed by others that are only included; lists of columns to publish came with
+/// PostgreSQL 15, and generated columns in them with 18.
 const COLUMNS: &str = "
     SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname,
            a.attnotnull AND NOT EXISTS (
@@ -25,7 +25,8 @@ const COLUMNS: &str = "
                  AND a.attnum = ANY (k.conkey)),
            COALESCE(a.attnum = ANY ((p.indkey::int2[])[0:p.indnkeyatts - 1]), false),
            COALESCE(a.attnum = ANY ((r.indkey::int2[])[0:r.indnkeyatts - 1]), false),
-           COALESCE(pg_catalog.to_jsonb(t) -> 'attnames' ? a.attname::text, a.attgenerated = ''),
+           COALESCE(pg_catalog.to_jsonb(t) -> 'attnames' ? a.attname::text, true)
+               AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000),
            a.atttypid, a.atttypmod
     FROM pg_catalog.pg_publication_tables t
     JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
@@ -36,8 +37,9 @@ const COLUMNS: &str = "
     WHERE t.pubname = ";
 
 /// Types, and what they are made of: OID, name, base type if it is a domain (else 0) with its
-/// modifier, element if it is an array (else 0), delimiter, and the send function's name, if there
-/// is one; without its schema for PostgreSQL's own.
+/// modifier, element if it is an array (else 0), delimiter, and the send function, if there is one:
+/// the server's own function behind it, or nothing if it is an extension's (12 is the language
+/// `internal`).
 const TYPES: &str = "
     WITH RECURSIVE used(oid) AS (
         SELECT pg_catalog.unnest(ARRAY[{oids}]::oid[])
@@ -49,8 +51,7 @@ const TYPES: &str = "
     )
     SELECT t.oid, pg_catalog.format_type(t.oid, NULL), t.typbasetype, t.typtypmod,
            COALESCE(e.oid, 0), pg_catalog.ascii(t.typdelim::text),
-           CASE WHEN s.pronamespace = 'pg_catalog'::regnamespace THEN s.proname::text
-                ELSE s.pronamespace::text || '.' || s.proname END
+           CASE WHEN s.oid IS NULL THEN NULL WHEN s.prolang = 12 THEN s.prosrc ELSE '' END
     FROM used
     JOIN pg_catalog.pg_type t ON t.oid = used.oid
     LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
@@ -78,7 +79,8 @@ impl Catalogue {
         let columns = connection.query("to describe the published tables", &columns)?;
         let columns: Vec<ColumnRow> =
             columns.iter().filter_map(|row| ColumnRow::read(row)).collect();
-        let oids: Vec<_> = columns.iter().map(|row| row.type_oid.to_string()).collect();
+        let oids: BTreeSet<_> = columns.iter().map(|row| row.type_oid.to_string()).collect();
+        let oids: Vec<_> = oids.into_iter().collect();
         let types = TYPES.replace("{oids}", &oids.join(","));
         let types = connection.query("to describe the published columns' types", &types)?;
         let types = types.iter().filter_map(|row| TypeRow::read(row)).collect();
@@ -145,8 +147,7 @@ impl ColumnRow {
             return None;
         };
         let [not_null, primary_key, in_index, published] = flags else { return None };
-        let (is_set, primary_key) =
-            (|flag: &Option<String>| flag.as_deref() == Some("t"), primary_key);
+        let is_set = |flag: &Option<String>| flag.as_deref() == Some("t");
         let (identity, identity_key) = match identity.as_deref()? {
             "n" => (ReplicaIdentity::Nothing, false),
             "f" => (ReplicaIdentity::Full, true),

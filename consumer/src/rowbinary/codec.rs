@@ -228,15 +228,16 @@ impl Codec {
         out.push(u8::from(element == Element::Null));
         match (element, self) {
             (Element::Null, _) => Ok(()),
-            (Element::Text(text), _) => self.encode_text(text, out),
+            // A bytea's text has one backslash, at its beginning; that of other types but text none.
+            (Element::Text(text), _) | (Element::Escaped([b'\\', text @ ..]), Self::Bytes) => {
+                self.encode_text(text, out)
+            }
             (Element::Binary(binary), _) => self.encode_binary(binary, out),
             (Element::Escaped(text), Self::Text(_)) => {
                 put_varint(array::unescaped(text).count() as u64, out);
                 out.extend(array::unescaped(text));
                 Ok(())
             }
-            // The only other text with a backslash is bytea's, which begins with one.
-            (Element::Escaped([b'\\', text @ ..]), Self::Bytes) => self.encode_text(text, out),
             (Element::Escaped(_), _) => Err(Unencodable::Malformed),
         }
     }

@@ -11,10 +11,10 @@ impl Table {
         let mut notes = Vec::new();
         let named =
             |columns: Vec<String>| if columns.is_empty() { None } else { Some(columns.join(", ")) };
-        let texts = self.columns.iter().filter(|column| goes_as_text(&column.codec));
+        let texts = self.columns.iter().filter(|column| lacks_counterpart(column));
         let texts = texts.map(|column| format!("{} ({})", column.name, type_name(column)));
         if let Some(texts) = named(texts.collect()) {
-            notes.push(format!("text: {texts}"));
+            notes.push(format!("as text: {texts}"));
         }
         let arrays = self.columns.iter().filter(|column| column.loses_null);
         if let Some(arrays) = named(arrays.map(|column| column.name.clone()).collect()) {
@@ -35,11 +35,12 @@ impl Table {
     }
 }
 
-/// Whether ClickHouse has no type that says the same. Arrays that a plan wants as text do not count.
-fn goes_as_text(codec: &Codec) -> bool {
-    match codec {
-        Codec::Text(form) => !form.is_text(),
-        Codec::Array { element, .. } => goes_as_text(element),
+/// Whether ClickHouse has no type that says the same. Where a plan wants arrays as text, they are
+/// what it wants.
+fn lacks_counterpart(column: &Column) -> bool {
+    match &column.codec {
+        Codec::Text(form) => !form.is_text() && !column.type_name.ends_with("[]"),
+        Codec::Array { element, .. } => matches!(**element, Codec::Text(form) if !form.is_text()),
         _ => false,
     }
 }

@@ -6,6 +6,9 @@
 mod cluster;
 mod database;
 mod logins;
+mod reader;
 mod rows;
 mod session;
+mod type_values;
+mod types;
 mod worker;

@@ -1,6 +1,8 @@
 //! Real rows through decoding and encoding, value by value.
 
+use std::time::Duration;
 use walbench_consumer::catalogue::Catalogue;
+
 use walbench_consumer::pgoutput::{Message, OldTuple};
 use walbench_consumer::replication::{Connection, Frame, Stream, frame};
 use walbench_consumer::rowbinary::{Policy, RowKind, Table};
@@ -26,12 +28,16 @@ pub(crate) fn stream(
     until_commits: usize,
     mut take: impl FnMut(u64, Message<'_>),
 ) {
-    let mut connection = Connection::open(&database.address, "test").unwrap();
     let stream = Stream { binary, ..Stream::new(&database.slot, PUBLICATION) };
-    // The one before it may not have gone yet.
-    while let Err(e) = connection.start(&stream) {
-        assert!(e.to_string().contains("is active"), "{e:?}");
-    }
+    let mut connection = loop {
+        let mut connection = Connection::open(&database.address, "test").unwrap();
+        match connection.start(&stream) {
+            Ok(()) => break connection,
+            // The stream before it may not have gone yet.
+            Err(e) => assert!(format!("{e:?}").contains("is active for PID"), "{e:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
     let mut commits = 0;
     while commits < until_commits {
         while let Some((tag, body)) = connection.input.next_message().unwrap() {
