@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use walbench_metrics::clock::POSTGRES_EPOCH_US;
 
-use super::digits;
+use super::digits::Shape;
 use super::unencodable::Unencodable;
 
 /// ClickHouse's `Date32` holds 1900-01-01 to 2299-12-31.
@@ -18,11 +18,14 @@ pub(super) const MICROS: RangeInclusive<i64> =
 const DAY_US: i64 = 86_400_000_000;
 const POSTGRES_EPOCH_DAYS: i32 = (POSTGRES_EPOCH_US / DAY_US) as i32;
 
+const YEAR_MONTH: Shape = Shape::new(b"0000-00-");
+const DAY_HOUR_MINUTE: Shape = Shape::new(b"00 00:00");
+
 /// `YYYY-MM-DD` as days since 1970-01-01.
 #[inline]
 pub(super) fn days(text: &[u8]) -> Result<i32, Unencodable> {
     let date: &[u8; 10] = text.try_into().map_err(|_| out_of_form(text))?;
-    let (year_month, day) = (digits::pairs(first(date), b"0000-00-"), number::<2>(&date[8..]));
+    let (year_month, day) = (YEAR_MONTH.pairs(first(date)), number::<2>(&date[8..]));
     let (Some(pairs), Ok(day)) = (year_month, day) else { return Err(out_of_form(text)) };
     let days = days_from_civil(pairs, day)? as i32;
     if DAYS.contains(&days) { Ok(days) } else { Err(Unencodable::OutOfRange) }
@@ -39,8 +42,8 @@ pub(super) fn days_from_binary(days: i32) -> Result<i32, Unencodable> {
 #[inline]
 pub(super) fn micros(text: &[u8]) -> Result<i64, Unencodable> {
     let Some((head, rest)) = text.split_first_chunk::<19>() else { return Err(out_of_form(text)) };
-    let date = digits::pairs(first(head), b"0000-00-");
-    let time = digits::pairs(first(&head[8..]), b"00 00:00");
+    let date = YEAR_MONTH.pairs(first(head));
+    let time = DAY_HOUR_MINUTE.pairs(first(&head[8..]));
     let (Some(date), Some(time), [b':', s1, s2]) = (date, time, &head[16..]) else {
         return Err(out_of_form(text));
     };
@@ -88,12 +91,14 @@ fn first(text: &[u8]) -> [u8; 8] {
 /// The value of exactly `N` digits.
 #[inline]
 fn number<const N: usize>(text: &[u8]) -> Result<i64, Unencodable> {
-    let digits: [u8; N] = text.try_into().map_err(|_| Unencodable::Malformed)?;
-    let digits = digits.map(|b| b.wrapping_sub(b'0'));
-    if digits.iter().any(|d| *d > 9) {
-        return Err(Unencodable::Malformed);
+    let digits: &[u8; N] = text.try_into().map_err(|_| Unencodable::Malformed)?;
+    let (mut value, mut is_number) = (0, true);
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        is_number &= digit <= 9;
+        value = value * 10 + i64::from(digit);
     }
-    Ok(digits.iter().fold(0, |n, d| n * 10 + i64::from(*d)))
+    if is_number { Ok(value) } else { Err(Unencodable::Malformed) }
 }
 
 #[inline]
@@ -134,7 +139,7 @@ fn offset(text: &[u8]) -> Result<i64, Unencodable> {
 }
 
 /// Days since 1970-01-01 of a date in the Gregorian calendar (year and month as
-/// [`digits::pairs`] gives them), counted in years that begin in March so that the leap day is a
+/// [`Shape::pairs`] gives them), counted in years that begin in March so that the leap day is a
 /// year's last.
 #[inline]
 fn days_from_civil(year_month: [u8; 8], day: i64) -> Result<i64, Unencodable> {

@@ -117,16 +117,16 @@ pub(super) fn units_from_binary(
     // Decimal exponent of the digit, counted in units.
     let mut exponent = weight * 4 + scale.cast_signed();
     for digit in digits {
-        let digit = i128::from(u16::from_be_bytes(*digit));
+        let digit = u16::from_be_bytes(*digit);
         // The last digit may reach behind the scale, with zeros.
         let kept = (exponent + 4).clamp(0, 4).cast_unsigned();
-        let dropped = POWERS[4 - kept as usize];
+        let dropped = [10_000, 1_000, 100, 10, 1][kept as usize];
         if digit > 9_999 || digit % dropped != 0 {
             return Err(Unencodable::Malformed);
         }
         units = units
             .checked_mul(power(kept))
-            .and_then(|units| units.checked_add(digit / dropped))
+            .and_then(|units| units.checked_add((digit / dropped).into()))
             .ok_or(Unencodable::OutOfRange)?;
         exponent -= 4;
     }

@@ -43,11 +43,16 @@ pub(super) fn float<F: std::str::FromStr>(text: &[u8]) -> Result<F, Unencodable>
 #[inline]
 pub(super) fn uuid(text: &[u8]) -> Result<[u8; 16], Unencodable> {
     let text: &[u8; 36] = text.try_into().map_err(|_| Unencodable::Malformed)?;
-    if [8, 13, 18, 23].iter().any(|&at| text[at] != b'-') {
+    if [text[8], text[13], text[18], text[23]] != *b"----" {
         return Err(Unencodable::Malformed);
     }
-    let pairs = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-    Ok(uuid_halves(digits::hex(pairs.map(|at| [text[at], text[at + 1]]))?))
+    let mut digits = [0; 32];
+    digits[..8].copy_from_slice(&text[..8]);
+    digits[8..12].copy_from_slice(&text[9..13]);
+    digits[12..16].copy_from_slice(&text[14..18]);
+    digits[16..20].copy_from_slice(&text[19..23]);
+    digits[20..].copy_from_slice(&text[24..]);
+    Ok(uuid_halves(digits::hex(&digits)?))
 }
 
 #[inline]
@@ -58,17 +63,16 @@ pub(super) fn uuid_halves(bytes: [u8; 16]) -> [u8; 16] {
 /// `\x` and hexadecimal digits.
 pub(super) fn bytes(text: &[u8], out: &mut Vec<u8>) -> Result<(), Unencodable> {
     let digits = text.strip_prefix(b"\\x").ok_or(Unencodable::Malformed)?;
-    let (pairs, odd) = digits.as_chunks::<2>();
-    if !odd.is_empty() {
+    if digits.len() % 2 != 0 {
         return Err(Unencodable::Malformed);
     }
-    put_varint(pairs.len() as u64, out);
-    let (chunks, rest) = pairs.as_chunks::<16>();
+    put_varint(digits.len() as u64 / 2, out);
+    let (chunks, rest) = digits.as_chunks::<32>();
     for chunk in chunks {
-        out.extend_from_slice(&digits::hex(*chunk)?);
+        out.extend_from_slice(&digits::hex(chunk)?);
     }
-    for pair in rest {
-        out.extend_from_slice(&digits::hex([*pair])?);
-    }
+    let mut last = [b'0'; 32];
+    last[..rest.len()].copy_from_slice(rest);
+    out.extend_from_slice(&digits::hex(&last)?[..rest.len() / 2]);
     Ok(())
 }
