@@ -4,11 +4,13 @@ use std::fmt::Write;
 
 use walbench_phases::plan::{Arrays, Consumer, OutOfRange};
 
+use super::binary_form::BinaryForm;
 use super::clamp;
 use super::codec::Codec;
 use super::encode_error::EncodeError;
 use super::facts::{Facts, TableFacts};
 use super::source_type::SourceType;
+use super::text;
 use super::unencodable::Unencodable;
 use crate::pgoutput::{Malformed, Relation, RelationColumn, ReplicaIdentity, Tuple, Value};
 
@@ -96,22 +98,27 @@ impl Column {
 
 /// Which of a relation's columns are its key, if they tell rows apart.
 fn key(relation: &Relation<'_>, facts: Option<&TableFacts>) -> Vec<bool> {
-    let identity = || relation.columns.iter().map(|column| column.key).collect();
-    let primary_key = |facts: &TableFacts| -> Vec<bool> {
-        let in_key = |name| facts.column(name).is_some_and(|facts| facts.primary_key);
-        let key: Vec<_> = relation.columns.iter().map(|column| in_key(column.name)).collect();
-        let of = facts.columns.iter().filter(|facts| facts.primary_key).count();
-        // A part of the key, where not all of it is published, does not tell rows apart.
-        let is_whole = key.iter().filter(|in_key| **in_key).count() == of;
-        key.iter().map(|in_key| *in_key && is_whole).collect()
-    };
-    match (relation.identity, facts) {
-        (ReplicaIdentity::Index, _) | (ReplicaIdentity::Default, None) => identity(),
-        (_, Some(facts)) => primary_key(facts),
-        // All columns are flagged, or none.
-        (ReplicaIdentity::Full | ReplicaIdentity::Nothing, None) => {
-            vec![false; relation.columns.len()]
+    let columns = &relation.columns;
+    let in_primary_key =
+        |name| facts.and_then(|facts| facts.column(name)).is_some_and(|facts| facts.primary_key);
+    let primary_key = || columns.iter().map(|column| in_primary_key(column.name)).collect();
+    // A part of the primary key, where not all of it is published, does not tell rows apart.
+    let is_published = facts.is_some_and(|facts| {
+        let mut key = facts.columns.iter().filter(|facts| facts.primary_key);
+        key.all(|facts| columns.iter().any(|column| column.name == facts.name))
+    });
+    let mut flagged = columns.iter().filter(|column| column.key).peekable();
+    let says_key = flagged.peek().is_some();
+    // What the stream says is newer than the catalogue.
+    let knows_better = flagged.any(|column| !in_primary_key(column.name));
+    match relation.identity {
+        ReplicaIdentity::Index => columns.iter().map(|column| column.key).collect(),
+        ReplicaIdentity::Default if says_key && (is_published || knows_better) => {
+            columns.iter().map(|column| column.key).collect()
         }
+        // All columns are flagged, or none; a deferrable primary key's are not either.
+        _ if is_published => primary_key(),
+        _ => vec![false; columns.len()],
     }
 }
 
@@ -184,7 +191,7 @@ impl Table {
                 Some(Err(source)) => return Err(self.malformed(source)),
                 None => Value::Null,
             };
-            if value == Value::Null {
+            if matches!(value, Value::Null) {
                 self.encode_null(column, kind, out)?;
                 continue;
             }
@@ -192,7 +199,12 @@ impl Table {
             if column.nullable {
                 out.push(0);
             }
-            if let Err(error) = column.codec.encode(value, out) {
+            // Most values are texts: they are spared the call.
+            if let (Codec::Text(_), Value::Text(text))
+            | (Codec::Text(BinaryForm::Text), Value::Binary(text)) = (&column.codec, value)
+            {
+                text::string(text, out);
+            } else if let Err(error) = column.codec.encode(value, out) {
                 out.truncate(start);
                 replaced += self.encode_again(column, value, error, out)?;
             }
@@ -260,12 +272,15 @@ impl Table {
             .any(|((old, new), column)| column.key && new != Ok(Value::Unchanged) && old != new)
     }
 
+    #[inline]
     fn check_columns(&self, tuple: Tuple<'_>) -> Result<(), EncodeError> {
-        if tuple.columns() == self.columns.len() {
-            return Ok(());
-        }
+        if tuple.columns() == self.columns.len() { Ok(()) } else { Err(self.columns_differ(tuple)) }
+    }
+
+    #[cold]
+    fn columns_differ(&self, tuple: Tuple<'_>) -> EncodeError {
         let (got, expected) = (tuple.columns(), self.columns.len());
-        Err(EncodeError::Columns { table: self.name.clone(), got, expected })
+        EncodeError::Columns { table: self.name.clone(), got, expected }
     }
 
     #[cold]
@@ -310,5 +325,84 @@ fn excerpt(value: Value<'_>) -> String {
             hex
         }),
         Value::Null | Value::Unchanged => "NULL".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Facts of a table with an `int` for each name; those of the primary key are in capitals.
+    fn facts(names: &[&str]) -> TableFacts {
+        let columns = names.iter().map(|name| Facts {
+            name: name.to_lowercase(),
+            not_null: false,
+            primary_key: name.to_lowercase() != *name,
+            identity: false,
+            published: true,
+            type_oid: 23,
+            type_modifier: -1,
+            source: SourceType::of(23),
+        });
+        let (namespace, name) = ("public".into(), "t".into());
+        let identity = ReplicaIdentity::Default;
+        TableFacts { oid: 1, namespace, name, identity, columns: columns.collect() }
+    }
+
+    /// The key's columns of a relation that flags the columns in capitals.
+    fn key_of(
+        names: &[&'static str],
+        identity: ReplicaIdentity,
+        known: Option<&TableFacts>,
+    ) -> Vec<&'static str> {
+        let lower: Vec<_> = names.iter().map(|name| name.to_lowercase()).collect();
+        let columns = names.iter().zip(&lower).map(|(name, lower)| RelationColumn {
+            key: *lower != **name,
+            name: lower,
+            type_oid: 23,
+            type_modifier: -1,
+        });
+        let columns = columns.collect();
+        let relation = Relation { id: 1, namespace: "public", name: "t", identity, columns };
+        let key = key(&relation, known);
+        names.iter().zip(key).filter(|(_, in_key)| *in_key).map(|(name, _)| *name).collect()
+    }
+
+    #[test]
+    fn a_key_is_whole_or_none() {
+        use ReplicaIdentity::{Default, Full, Index, Nothing};
+        let (ab, a) = (facts(&["A", "B", "c"]), facts(&["A", "b", "c"]));
+        for (names, identity, known, expected) in [
+            (["A", "B", "c"].as_slice(), Default, Some(&ab), vec!["A", "B"]),
+            (&["A", "B", "c"], Default, None, vec!["A", "B"]),
+            // B is not published.
+            (&["A", "c"], Default, Some(&ab), vec![]),
+            (&["a", "c"], Nothing, Some(&ab), vec![]),
+            (&["A", "C"], Full, Some(&ab), vec![]),
+            // The key was changed, or renamed, since the catalogue was read.
+            (&["A", "b", "c"], Default, Some(&ab), vec!["A"]),
+            (&["A", "B", "c"], Default, Some(&a), vec!["A", "B"]),
+            (&["X", "b", "c"], Default, Some(&a), vec!["X"]),
+            // Deferrable: it identifies no old row, and tells rows apart all the same.
+            (&["a", "b", "c"], Default, Some(&a), vec!["a"]),
+            (&["a", "b", "c"], Nothing, Some(&a), vec!["a"]),
+            (&["A", "B", "C"], Full, Some(&a), vec!["A"]),
+            (&["A", "B", "C"], Full, None, vec![]),
+            (&["a", "B", "c"], Index, Some(&a), vec!["B"]),
+            (&["a", "B", "c"], Index, None, vec!["B"]),
+            (&["a", "b"], Default, Some(&facts(&["a", "b"])), vec![]),
+        ] {
+            assert_eq!(key_of(names, identity, known), expected, "{names:?} {identity:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_that_was_changed_since_the_catalogue_was_read_is_the_streams() {
+        let known = facts(&["A"]);
+        let mut relation = known.relation();
+        relation.columns[0].type_oid = 25;
+        let policy = Policy::from(&Consumer::default());
+        let table = Table::new(&relation, Some(&known), policy);
+        assert_eq!(table.columns[0].clickhouse_type(), "String");
     }
 }
