@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use walbench_consumer::pgoutput::{Message, OldTuple};
 use walbench_consumer::replication::{Frame, Input, frame};
-use walbench_consumer::rowbinary::{RowKind, Table};
+use walbench_consumer::rowbinary::{Policy, RowKind, Table};
+use walbench_phases::plan::Consumer;
 
 fuzz_target!(|bytes: &[u8]| {
     let (mut input, mut source) = (Input::default(), bytes);
@@ -16,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
             let Some(Frame::Data { lsn, body }) = frame(body) else { continue };
             let (tuple, old, kind) = match Message::decode(body) {
                 Ok(Message::Relation(relation)) => {
-                    table = Some(Table::new(&relation, |_| None));
+                    table = Some(Table::new(&relation, None, Policy::from(&Consumer::default())));
                     continue;
                 }
                 Ok(Message::Insert { new, .. }) => (new, None, RowKind::Present),

@@ -6,7 +6,10 @@
 mod cluster;
 mod database;
 mod logins;
+mod reader;
 mod rows;
 mod session;
 mod slots;
+mod type_values;
+mod types;
 mod worker;

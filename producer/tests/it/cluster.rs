@@ -42,10 +42,11 @@ wait "$server"
 rm -rf "$2"
 "#;
 
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "listen_addresses = '127.0.0.1'",
     "wal_level = logical",
     "max_connections = 200",
+    "max_replication_slots = 100",
     "shared_buffers = 128MB",
     "fsync = off",
     "deadlock_timeout = 100ms",
