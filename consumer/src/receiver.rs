@@ -307,14 +307,18 @@ impl Stream {
                 self.describe(&relation);
                 Ok(())
             }
-            Message::Truncate => Err(Failure::new("a replicated table was truncated")
+            Message::Truncate { .. } => Err(Failure::new("a replicated table was truncated")
                 .hint("this version of walbench does not replicate TRUNCATE; delete rows instead")),
-            Message::Type | Message::Origin => Ok(()),
+            Message::Type(_) | Message::Origin { .. } => Ok(()),
+            _ => {
+                let text = format!("at {}: part of a stream not asked for", lsn_text(lsn));
+                Err(ReplicationError::Protocol(text).into_failure())
+            }
         }
     }
 
     fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
-        let Begin { commit_lsn, commit_us } = begin;
+        let Begin { commit_lsn, commit_us, .. } = begin;
         if self.transaction.is_some() {
             let text = format!("a transaction begins inside another at {}", lsn_text(commit_lsn));
             return Err(ReplicationError::Protocol(text).into_failure());

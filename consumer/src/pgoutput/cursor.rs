@@ -1,6 +1,7 @@
 //! Reading fields off the front of a message.
 
 use thiserror::Error;
+use walbench_metrics::clock::POSTGRES_EPOCH_US;
 
 /// A message that can't be what PostgreSQL sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -11,6 +12,9 @@ pub enum Malformed {
     /// A tag that no message or tuple has.
     #[error("unknown {0} {1:?}")]
     Tag(&'static str, char),
+    /// Flags that no message has: what they change is unknown.
+    #[error("unknown flags {1:#04x} in a {0} message")]
+    Flags(&'static str, u8),
     /// A name that is not UTF-8, which client_encoding promises.
     #[error("a name is not UTF-8")]
     Encoding,
@@ -71,6 +75,19 @@ impl<'a> Cursor<'a> {
         let text = self.bytes(length, what)?;
         self.0 = &self.0[1..];
         std::str::from_utf8(text).map_err(|_| Malformed::Encoding)
+    }
+
+    /// A time, in µs since the Unix epoch.
+    pub(super) fn unix_us(&mut self, what: &'static str) -> Result<i64, Malformed> {
+        self.u64(what).map(|us| us.cast_signed().wrapping_add(POSTGRES_EPOCH_US))
+    }
+
+    /// Flags of which none is defined so far. PostgreSQL's own subscriber refuses any as well.
+    pub(super) fn no_flags(&mut self, what: &'static str) -> Result<(), Malformed> {
+        match self.u8(what)? {
+            0 => Ok(()),
+            flags => Err(Malformed::Flags(what, flags)),
+        }
     }
 
     pub(super) fn end(self) -> Result<(), Malformed> {

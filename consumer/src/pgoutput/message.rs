@@ -1,11 +1,11 @@
 //! The messages.
 
-use walbench_metrics::clock::POSTGRES_EPOCH_US;
-
 use super::cursor::{Cursor, Malformed};
+use super::relation::{Relation, RelationIds, Type};
+use super::transaction::{Begin, Commit, CommitPrepared, Prepared, RollbackPrepared, StreamAbort};
 use super::tuple::Tuple;
 
-/// One message of pgoutput, protocol version 1.
+/// One message of pgoutput, protocol versions 1 to 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A transaction begins.
@@ -13,11 +13,18 @@ pub enum Message<'a> {
     /// It ends.
     Commit(Commit),
     /// Where the transaction came from first, if not from this server.
-    Origin,
-    /// Describes a table; comes before its first row and after changes.
+    Origin {
+        /// Position of its commit there; 0 if that is not known yet.
+        lsn: u64,
+        /// The name that this server has for the other.
+        name: &'a str,
+    },
+    /// Describes a table; comes before its first row and after changes. In a stream block it is for
+    /// rows of that transaction and, once that is committed, of all later ones: it need not come
+    /// again.
     Relation(Relation<'a>),
-    /// Names a type that is not built in.
-    Type,
+    /// Names a type that is not built in; comes before the table that has it.
+    Type(Type<'a>),
     /// A new row.
     Insert {
         /// The table.
@@ -42,28 +49,45 @@ pub enum Message<'a> {
         old: OldTuple<'a>,
     },
     /// Emptied tables.
-    Truncate,
+    Truncate {
+        /// The tables.
+        relations: RelationIds<'a>,
+        /// Those that refer to them were emptied as well; the published ones are listed.
+        cascade: bool,
+        /// Their sequences start again.
+        restart_identity: bool,
+    },
     /// A logical decoding message.
     Logical(LogicalMessage<'a>),
-}
-
-/// A transaction's beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begin {
-    /// Position of its commit record.
-    pub commit_lsn: u64,
-    /// When it was committed, by the server's clock, in µs since the Unix epoch. Taken before its
-    /// WAL was flushed.
-    pub commit_us: i64,
-}
-
-/// A transaction's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// Position of its commit record.
-    pub commit_lsn: u64,
-    /// Position behind it: confirming this confirms the transaction.
-    pub end_lsn: u64,
+    /// A part of a transaction that has not ended begins: a stream block. What is in it is read by
+    /// [`Message::decode_streamed`].
+    StreamStart {
+        /// The transaction.
+        xid: u32,
+        /// It is its first part.
+        first_segment: bool,
+    },
+    /// The part ends.
+    StreamStop,
+    /// A transaction that came in parts was committed.
+    StreamCommit {
+        /// The transaction.
+        xid: u32,
+        /// Where and when.
+        commit: Commit,
+    },
+    /// A transaction that came in parts, or a subtransaction of it, was rolled back.
+    StreamAbort(StreamAbort),
+    /// A transaction begins that will be prepared.
+    BeginPrepare(Prepared<'a>),
+    /// It is prepared.
+    Prepare(Prepared<'a>),
+    /// A prepared transaction was committed.
+    CommitPrepared(CommitPrepared<'a>),
+    /// A prepared transaction was rolled back.
+    RollbackPrepared(RollbackPrepared<'a>),
+    /// A transaction that came in parts is prepared.
+    StreamPrepare(Prepared<'a>),
 }
 
 /// What identifies an old row.
@@ -75,52 +99,13 @@ pub enum OldTuple<'a> {
     Full(Tuple<'a>),
 }
 
-/// A table's `REPLICA IDENTITY`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplicaIdentity {
-    /// The primary key.
-    Default,
-    /// Nothing.
-    Nothing,
-    /// The whole row.
-    Full,
-    /// An index.
-    Index,
-}
-
-/// A table's description.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relation<'a> {
-    /// Its OID, by which rows name it.
-    pub id: u32,
-    /// Its schema; empty for `pg_catalog`.
-    pub namespace: &'a str,
-    /// Its name.
-    pub name: &'a str,
-    /// How old rows are identified.
-    pub identity: ReplicaIdentity,
-    /// Its columns.
-    pub columns: Vec<RelationColumn<'a>>,
-}
-
-/// A column's description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelationColumn<'a> {
-    /// Part of the replica identity.
-    pub key: bool,
-    /// Its name.
-    pub name: &'a str,
-    /// OID of its type.
-    pub type_oid: u32,
-    /// The type's modifier (precision and scale, length); -1 without.
-    pub type_modifier: i32,
-}
-
 /// A logical decoding message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
     /// Belongs to the transaction it stands in.
     pub transactional: bool,
+    /// Position behind it, as `pg_logical_emit_message` returned it.
+    pub lsn: u64,
     /// Whom it is for.
     pub prefix: &'a str,
     /// What it says.
@@ -128,26 +113,86 @@ pub struct LogicalMessage<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads one message.
+    /// Reads one message outside of a stream block.
     ///
     /// # Errors
     /// It is none. The values of a message's last tuple are checked when they are read.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut cursor = Cursor(bytes);
-        match cursor.u8("tag")? {
+        let (tag, cursor) = split_tag(bytes)?;
+        Self::body(tag, cursor)
+    }
+
+    /// Reads one message inside a stream block, with the transaction it belongs to: the block's, or
+    /// a subtransaction of it. `None` for a message that belongs to none, such as the block's end.
+    /// Logical messages name the block's, even those written in a subtransaction.
+    ///
+    /// # Errors
+    /// Those of [`Message::decode`].
+    #[inline]
+    pub fn decode_streamed(bytes: &'a [u8]) -> Result<(Option<u32>, Self), Malformed> {
+        let (tag, mut cursor) = split_tag(bytes)?;
+        let xid = carried_xid(tag, &mut cursor)?;
+        Ok((xid, Self::body(tag, cursor)?))
+    }
+
+    /// What follows the tag and, in a stream block, the transaction. Rows are read right here; what
+    /// is rarer stays out of their way.
+    #[inline]
+    fn body(tag: u8, cursor: Cursor<'a>) -> Result<Self, Malformed> {
+        match tag {
             b'I' => insert(cursor),
             b'U' => update(cursor),
             b'D' => delete(cursor),
-            b'B' => begin(cursor),
-            b'C' => commit(cursor),
-            b'M' => logical(cursor),
-            b'R' => relation(cursor),
-            b'Y' => Ok(Self::Type),
-            b'O' => Ok(Self::Origin),
-            b'T' => Ok(Self::Truncate),
-            tag => Err(Malformed::Tag("message", tag.into())),
+            _ => other(tag, cursor),
         }
+    }
+}
+
+/// The transaction that a message inside a stream block belongs to, as
+/// [`Message::decode_streamed`] gives it, without reading any more of the message.
+///
+/// # Errors
+/// The message ends too early. Anything else that is wrong with it shows when it is decoded.
+#[inline]
+pub fn streamed_xid(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
+    let (tag, mut cursor) = split_tag(bytes)?;
+    carried_xid(tag, &mut cursor)
+}
+
+#[inline]
+fn split_tag(bytes: &[u8]) -> Result<(u8, Cursor<'_>), Malformed> {
+    let (tag, rest) = bytes.split_first().ok_or(Malformed::Short("tag"))?;
+    Ok((*tag, Cursor(rest)))
+}
+
+#[inline]
+fn carried_xid(tag: u8, cursor: &mut Cursor<'_>) -> Result<Option<u32>, Malformed> {
+    match tag {
+        b'I' | b'U' | b'D' | b'T' | b'M' | b'R' | b'Y' => cursor.u32("transaction").map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn other(tag: u8, cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    match tag {
+        b'B' => Begin::read(cursor).map(Message::Begin),
+        b'C' => Commit::read(cursor).map(Message::Commit),
+        b'M' => logical(cursor),
+        b'R' => Relation::read(cursor).map(Message::Relation),
+        b'Y' => Type::read(cursor).map(Message::Type),
+        b'O' => origin(cursor),
+        b'T' => truncate(cursor),
+        b'S' => stream_start(cursor),
+        b'E' => cursor.end().map(|()| Message::StreamStop),
+        b'c' => stream_commit(cursor),
+        b'A' => StreamAbort::read(cursor).map(Message::StreamAbort),
+        b'b' => Prepared::read(cursor).map(Message::BeginPrepare),
+        b'P' => Prepared::read_flagged(cursor).map(Message::Prepare),
+        b'K' => CommitPrepared::read(cursor).map(Message::CommitPrepared),
+        b'r' => RollbackPrepared::read(cursor).map(Message::RollbackPrepared),
+        b'p' => Prepared::read_flagged(cursor).map(Message::StreamPrepare),
+        tag => Err(Malformed::Tag("message", tag.into())),
     }
 }
 
@@ -184,65 +229,46 @@ fn delete(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
     Ok(Message::Delete { relation, old })
 }
 
-fn begin(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
-    let commit_lsn = cursor.u64("begin")?;
-    let commit_us = unix_us(cursor.u64("begin")?);
-    cursor.u32("begin")?;
-    cursor.end()?;
-    Ok(Message::Begin(Begin { commit_lsn, commit_us }))
-}
-
-fn commit(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
-    cursor.u8("commit")?;
-    let commit_lsn = cursor.u64("commit")?;
-    let end_lsn = cursor.u64("commit")?;
-    cursor.u64("commit")?;
-    cursor.end()?;
-    Ok(Message::Commit(Commit { commit_lsn, end_lsn }))
+fn truncate(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let count = cursor.u32("truncate")?;
+    let flags = cursor.u8("truncate")?;
+    let relations = RelationIds::last(cursor, count)?;
+    let (cascade, restart_identity) = (flags & 1 != 0, flags & 2 != 0);
+    Ok(Message::Truncate { relations, cascade, restart_identity })
 }
 
 fn logical(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
-    let flags = cursor.u8("logical message")?;
-    cursor.u64("logical message")?;
+    let transactional = cursor.u8("logical message")? & 1 == 1;
+    let lsn = cursor.u64("logical message")?;
     let prefix = cursor.text("logical message")?;
     let length = cursor.u32("logical message")? as usize;
     let content = cursor.bytes(length, "logical message")?;
     cursor.end()?;
-    Ok(Message::Logical(LogicalMessage { transactional: flags & 1 == 1, prefix, content }))
+    Ok(Message::Logical(LogicalMessage { transactional, lsn, prefix, content }))
 }
 
-fn relation(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
-    let id = cursor.u32("relation")?;
-    let namespace = cursor.text("relation")?;
-    let name = cursor.text("relation")?;
-    let identity = match cursor.u8("relation")? {
-        b'd' => ReplicaIdentity::Default,
-        b'n' => ReplicaIdentity::Nothing,
-        b'f' => ReplicaIdentity::Full,
-        b'i' => ReplicaIdentity::Index,
-        tag => return Err(Malformed::Tag("replica identity", tag.into())),
-    };
-    let mut columns = Vec::new();
-    for _ in 0..cursor.u16("relation")? {
-        columns.push(RelationColumn {
-            key: cursor.u8("relation")? & 1 == 1,
-            name: cursor.text("relation")?,
-            type_oid: cursor.u32("relation")?,
-            type_modifier: cursor.u32("relation")?.cast_signed(),
-        });
-    }
+fn origin(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let lsn = cursor.u64("origin")?;
+    let name = cursor.text("origin")?;
     cursor.end()?;
-    Ok(Message::Relation(Relation { id, namespace, name, identity, columns }))
+    Ok(Message::Origin { lsn, name })
 }
 
-fn unix_us(postgres_us: u64) -> i64 {
-    postgres_us.cast_signed().wrapping_add(POSTGRES_EPOCH_US)
+fn stream_start(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let xid = cursor.u32("stream start")?;
+    let first_segment = cursor.u8("stream start")? == 1;
+    cursor.end()?;
+    Ok(Message::StreamStart { xid, first_segment })
+}
+
+fn stream_commit(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let xid = cursor.u32("stream commit")?;
+    let commit = Commit::read(cursor)?;
+    Ok(Message::StreamCommit { xid, commit })
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::super::tuple::Value;
     use super::*;
 
@@ -300,52 +326,80 @@ mod tests {
     }
 
     #[test]
-    fn a_relation_names_its_columns() {
-        let bytes = b"R\0\0\0\x07public\0t\0d\0\x01\x01id\0\0\0\0\x14\xff\xff\xff\xff";
-        let column = RelationColumn { key: true, name: "id", type_oid: 20, type_modifier: -1 };
-        assert_eq!(
-            Message::decode(bytes),
-            Ok(Message::Relation(Relation {
-                id: 7,
-                namespace: "public",
-                name: "t",
-                identity: ReplicaIdentity::Default,
-                columns: vec![column],
-            }))
-        );
+    fn a_truncation_lists_its_tables() {
+        let bytes = b"T\0\0\0\x02\x03\0\0\0\x07\0\0\x01\0";
+        let Ok(Message::Truncate { relations, cascade: true, restart_identity: true }) =
+            Message::decode(bytes)
+        else {
+            panic!("not a truncation of both kinds");
+        };
+        assert_eq!(relations.iter().collect::<Vec<_>>(), [7, 256]);
+        for (flags, expected) in [(0, (false, false)), (1, (true, false)), (2, (false, true))] {
+            let bytes = [b'T', 0, 0, 0, 0, flags];
+            assert!(matches!(
+                Message::decode(&bytes),
+                Ok(Message::Truncate { cascade, restart_identity, relations })
+                    if (cascade, restart_identity) == expected && relations.iter().len() == 0
+            ));
+        }
+        assert_eq!(Message::decode(&bytes[..13]), Err(Malformed::Short("truncate")));
+        let long = [bytes.as_slice(), &[0; 5]].concat();
+        assert_eq!(Message::decode(&long), Err(Malformed::Trailing(5)));
     }
 
     #[test]
-    fn times_are_of_the_unix_epoch() {
-        let bytes = [b"B".as_slice(), &5u64.to_be_bytes(), &0u64.to_be_bytes(), &[0; 4]].concat();
-        let begin = Begin { commit_lsn: 5, commit_us: 946_684_800_000_000 };
-        assert_eq!(Message::decode(&bytes), Ok(Message::Begin(begin)));
+    fn more_tables_than_there_can_be_are_refused() {
+        let bytes = b"T\xff\xff\xff\xff\0\0\0\0\x07";
+        assert_eq!(Message::decode(bytes), Err(Malformed::Short("truncate")));
     }
 
     #[test]
-    fn what_is_cut_short_or_too_long_is_refused() {
-        let whole = [b"U\0\0\0\x07K".as_slice(), &tuple(&ROW), b"N", &tuple(&ROW)].concat();
-        for length in 0..whole.len() {
-            let result = Message::decode(&whole[..length]).and_then(|message| match message {
-                Message::Update { new, .. } => new.values().try_for_each(|v| v.map(drop)),
-                _ => panic!("not an update"),
-            });
-            assert!(result.is_err(), "cut at {length}");
-        }
-        let long = [b"B".as_slice(), &[0; 21]].concat();
-        assert_eq!(Message::decode(&long), Err(Malformed::Trailing(1)));
+    fn a_logical_message_says_whether_it_is_of_its_transaction() {
+        let message = |transactional| {
+            let content = b"what\0".as_slice();
+            Message::Logical(LogicalMessage { transactional, lsn: 5, prefix: "whom", content })
+        };
+        let mut bytes = *b"M\0\0\0\0\0\0\0\0\x05whom\0\0\0\0\x05what\0";
+        assert_eq!(Message::decode(&bytes), Ok(message(false)));
+        bytes[1] = 1;
+        assert_eq!(Message::decode(&bytes), Ok(message(true)));
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(
-            tag in prop::sample::select(b"IUDBCMRYOT?".to_vec()),
-            rest in prop::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let bytes = [&[tag], rest.as_slice()].concat();
-            if let Ok(Message::Insert { new, .. } | Message::Update { new, .. }) = Message::decode(&bytes) {
-                let _ = new.values().count();
-            }
+    #[test]
+    fn an_origin_has_a_position_and_a_name() {
+        let bytes = b"O\0\0\0\0\0\0\0\x05\xc3\xa9\0";
+        assert_eq!(Message::decode(bytes), Ok(Message::Origin { lsn: 5, name: "é" }));
+    }
+
+    #[test]
+    fn stream_blocks_start_and_stop() {
+        for (first, first_segment) in [(0, false), (1, true)] {
+            let bytes = [b'S', 0, 0, 0, 7, first];
+            let start = Message::StreamStart { xid: 7, first_segment };
+            assert_eq!(Message::decode(&bytes), Ok(start));
         }
+        assert_eq!(Message::decode(b"E"), Ok(Message::StreamStop));
+        assert_eq!(Message::decode_streamed(b"E"), Ok((None, Message::StreamStop)));
+    }
+
+    #[test]
+    fn in_a_stream_block_the_transaction_comes_first() {
+        let bytes = b"Y\0\0\0\x09\0\0\0\x07public\0mood\0";
+        let named = Type { id: 7, namespace: "public", name: "mood" };
+        assert_eq!(Message::decode_streamed(bytes), Ok((Some(9), Message::Type(named))));
+        assert_eq!(streamed_xid(bytes), Ok(Some(9)));
+        assert_eq!(streamed_xid(&bytes[..5]), Ok(Some(9)));
+        assert_eq!(streamed_xid(&bytes[..4]), Err(Malformed::Short("transaction")));
+        assert_eq!(streamed_xid(b""), Err(Malformed::Short("tag")));
+        assert_eq!(streamed_xid(b"E"), Ok(None));
+    }
+
+    #[test]
+    fn what_has_an_unknown_tag_is_refused() {
+        let unknown = Malformed::Tag("message", '?');
+        assert_eq!(Message::decode(b"?"), Err(unknown));
+        assert_eq!(Message::decode_streamed(b"?"), Err(unknown));
+        assert_eq!(Message::decode(b"I\0\0\0\x07O"), Err(Malformed::Tag("tuple", 'O')));
+        assert_eq!(Message::decode(b"D\0\0\0\x07N"), Err(Malformed::Tag("tuple", 'N')));
     }
 }

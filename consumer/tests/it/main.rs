@@ -6,6 +6,7 @@
 mod cluster;
 mod database;
 mod logins;
+mod protocol;
 mod rows;
 mod session;
 mod worker;
