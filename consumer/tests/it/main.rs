@@ -6,6 +6,7 @@
 mod cluster;
 mod database;
 mod logins;
+mod protocol;
 mod reader;
 mod rows;
 mod session;
