@@ -100,6 +100,7 @@ fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>),
     let machine = Machine::new(settings, describe, Instant::now());
     let receiver = Receiver::new(source, terms, connection, machine, flusher)
         .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
+        .with_eager_reads(plan.eager_reads)
         .with_end(until_lsn);
     Ok((receiver, notes))
 }
