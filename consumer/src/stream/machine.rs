@@ -377,7 +377,8 @@ impl Machine {
 
     /// Cuts the open batch if it is old enough, or is what fills the bound.
     pub(crate) fn cut_if_due(&mut self, now: Instant) {
-        let open = &self.rows.open;
+        let open = &mut self.rows.open;
+        open.seen(now);
         let stuck = open.bytes >= self.max_in_flight_bytes && self.flushes.is_idle();
         if stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
             self.cut();
