@@ -3,6 +3,9 @@
 
 use std::collections::VecDeque;
 
+#[cfg(test)]
+use super::simulation::{Fault, is_planted};
+
 /// A transaction that ended inside a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -70,6 +73,11 @@ impl Confirmations {
     pub(crate) fn acknowledge(&mut self, number: u64, mut ended: impl FnMut(Ended)) {
         let index = usize::try_from(number - self.first).expect("a batch's number is small");
         self.pending[index].acknowledged = true;
+        #[cfg(test)]
+        if is_planted(Fault::ConfirmOutOfOrder) {
+            let mark = std::mem::take(&mut self.pending[index].mark);
+            self.confirm(mark, &mut ended);
+        }
         while self.pending.front().is_some_and(|p| p.acknowledged) {
             let pending = self.pending.pop_front().expect("there is a front");
             self.first += 1;

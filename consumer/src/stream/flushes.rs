@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::confirmations::{Confirmations, Ended, Mark};
+#[cfg(test)]
+use super::simulation::{Fault, is_planted};
 use crate::rowbinary::Table;
 
 /// Wait before the second try of a flush; it doubles with each further one.
@@ -79,8 +81,6 @@ pub(crate) struct Flushes {
     alone: bool,
     in_flight_bytes: u64,
     confirmations: Confirmations,
-    #[cfg(test)]
-    pub(super) fault: Option<super::simulation::Fault>,
 }
 
 impl Flushes {
@@ -96,8 +96,6 @@ impl Flushes {
             alone: false,
             in_flight_bytes: 0,
             confirmations: Confirmations::new(confirmed_lsn),
-            #[cfg(test)]
-            fault: None,
         }
     }
 
@@ -129,7 +127,7 @@ impl Flushes {
         let idle = self.under_way == 0 && self.again.is_empty();
         let Some(next) = self.waiting.front() else { return false };
         #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::ReorderFlushes) {
+        if is_planted(Fault::ReorderFlushes) {
             return true;
         }
         // One that stands alone and has failed is the only one in `again`: nothing overtakes it.
@@ -161,11 +159,14 @@ impl Flushes {
 
     fn try_again(&mut self, mut job: Job, now: Instant) -> Result<(), GivenUp> {
         job.failures += 1;
-        if job.failures >= self.max_attempts {
+        let is_last = job.failures >= self.max_attempts;
+        #[cfg(test)]
+        let is_last = is_last && !is_planted(Fault::RetryForever);
+        if is_last {
             return Err(GivenUp { attempts: job.failures });
         }
         #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::DropRetry) {
+        if is_planted(Fault::DropRetry) {
             self.in_flight_bytes -= job.work.bytes();
             self.confirmations.acknowledge(job.number, |_| ());
             return Ok(());
@@ -183,7 +184,7 @@ impl Flushes {
     /// Everything before this position is durable.
     pub(crate) fn confirmed_lsn(&self) -> u64 {
         #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::ConfirmEarly) {
+        if is_planted(Fault::ConfirmEarly) {
             return self.confirmations.cut_lsn();
         }
         self.confirmations.confirmed_lsn()

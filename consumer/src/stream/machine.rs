@@ -8,6 +8,8 @@ use walbench_metrics::Failure;
 use super::batch::{Batch, Bounds};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
 use super::rows::{Account, Rows, Writing};
+#[cfg(test)]
+use super::simulation::{Fault, is_planted};
 use super::spool::{Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
@@ -25,7 +27,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Spooled messages that are read in one go: more would hold up status updates.
-const ADVANCE_MESSAGES: usize = 2_000;
+const ADVANCE_MESSAGES: usize = if cfg!(test) { 3 } else { 2_000 };
 
 /// How a machine is set up.
 #[derive(Debug)]
@@ -157,6 +159,10 @@ impl Machine {
 
     #[inline]
     fn has_room(&self) -> bool {
+        #[cfg(test)]
+        if is_planted(Fault::IgnoreRoom) {
+            return true;
+        }
         self.in_flight_bytes() < self.max_in_flight_bytes
     }
 
@@ -359,7 +365,10 @@ impl Machine {
         self.received_lsn = self.received_lsn.max(end_lsn);
         let Self { rows, flushes, delivered, .. } = self;
         rows.open.mark.end_lsn = rows.open.mark.end_lsn.max(end_lsn);
-        if rows.open.rows == 0 {
+        let is_cut = rows.open.rows == 0;
+        #[cfg(test)]
+        let is_cut = is_cut || is_planted(Fault::MarkEarly);
+        if is_cut {
             flushes.mark(&mut rows.open.mark, |ended| delivered.add(ended));
         }
     }
@@ -473,6 +482,12 @@ impl Machine {
     #[inline]
     pub(crate) fn in_flight_bytes(&self) -> u64 {
         self.flushes.in_flight_bytes() + self.rows.open.bytes
+    }
+
+    /// Rows of the open batch.
+    #[cfg(test)]
+    pub(super) fn open_rows(&self) -> u64 {
+        self.rows.open.rows
     }
 
     /// Everything received was acknowledged.
