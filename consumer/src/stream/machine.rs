@@ -7,13 +7,13 @@ use walbench_metrics::Failure;
 
 use super::batch::{Batch, Bounds};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
-use super::rows::{Account, Rows, Writing};
+use super::rows::{Account, Rows, Tables, Writing};
 #[cfg(test)]
 use super::simulation::{Fault, is_planted};
 use super::spool::{Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
-    Commit, CommitPrepared, Malformed, Message, Relation, RelationIds, streamed_xid,
+    Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
 };
 use crate::replication::{Frame, ReplicationError, frame, lsn_text};
 use crate::rowbinary::Facts;
@@ -93,17 +93,18 @@ pub(crate) struct Machine {
 }
 
 /// Messages that go to the spool.
-#[derive(Clone, Copy)]
 enum Inside {
     /// A piece of a streamed transaction.
-    Block(u32),
-    /// A transaction that will be prepared.
-    Preparing(u32),
+    Block { xid: u32 },
+    /// A transaction that will be prepared, and the tables as they were before it.
+    Preparing { xid: u32, tables: Tables },
 }
 
 struct Replay {
     from: Spooling,
     commit: Commit,
+    /// The tables as they are when it is over, if its own descriptions are not to stay.
+    tables_after: Option<Tables>,
 }
 
 /// A prepared transaction. PostgreSQL sends its rows again only if the slot is not confirmed beyond
@@ -113,6 +114,8 @@ struct Held {
     prepare_lsn: u64,
     /// End of what decided it; while it is undecided, the end of all.
     until_lsn: u64,
+    /// The tables that its rows are of, as far as it does not describe them itself.
+    tables: Tables,
 }
 
 impl Machine {
@@ -144,7 +147,7 @@ impl Machine {
         self.rows.restart();
         self.spool.clear();
         self.inside = None;
-        self.replay = None;
+        self.end_replay();
         self.held.retain(|held| held.until_lsn != u64::MAX);
         self.reply_wanted = false;
     }
@@ -226,14 +229,17 @@ impl Machine {
             }
             Message::Relation(relation) => self.rows.describe(&relation),
             Message::Truncate { relations, .. } => self.truncate(relations),
-            Message::StreamStart { xid, .. } => self.enter(Inside::Block(xid), lsn),
-            Message::BeginPrepare(begin) => self.enter(Inside::Preparing(begin.xid), lsn),
+            Message::StreamStart { xid, .. } => self.enter(xid, Inside::Block { xid }, lsn),
+            Message::BeginPrepare(begin) => {
+                let inside = Inside::Preparing { xid: begin.xid, tables: self.rows.tables() };
+                self.enter(begin.xid, inside, lsn)
+            }
             Message::StreamAbort(abort) => {
                 self.spool.abort(abort.xid, abort.subxid);
                 Ok(())
             }
             Message::StreamPrepare(prepare) => {
-                self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+                self.prepared(&prepare, self.rows.tables());
                 Ok(())
             }
             Message::StreamCommit { xid, commit } => self.start_replay(xid, commit),
@@ -244,10 +250,11 @@ impl Machine {
                 end_lsn,
                 commit_us,
             }) => {
-                if !self.decided(xid, end_lsn) {
-                    return Err(unknown_prepared(gid));
-                }
-                self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })
+                let tables = self.decided(xid, end_lsn).ok_or_else(|| unknown_prepared(gid))?;
+                self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })?;
+                let after = self.rows.replace_tables(tables);
+                self.replay = self.replay.take().map(|r| Replay { tables_after: Some(after), ..r });
+                Ok(())
             }
             Message::RollbackPrepared(rollback) => {
                 self.spool.abort(rollback.xid, rollback.xid);
@@ -264,12 +271,11 @@ impl Machine {
         }
     }
 
-    fn enter(&mut self, inside: Inside, lsn: u64) -> Result<(), Failure> {
+    fn enter(&mut self, xid: u32, inside: Inside, lsn: u64) -> Result<(), Failure> {
         if self.rows.in_transaction() {
             let text = format!("a transaction begins inside another at {}", lsn_text(lsn));
             return Err(protocol(text));
         }
-        let (Inside::Block(xid) | Inside::Preparing(xid)) = inside;
         self.spool.open(xid);
         self.inside = Some(inside);
         Ok(())
@@ -277,54 +283,76 @@ impl Machine {
 
     /// A message inside a transaction that is not committed.
     fn uncommitted(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
-        let Some(inside) = self.inside else { return Ok(()) };
+        let Some(inside) = &self.inside else { return Ok(()) };
         let nothing = || protocol(format!("an empty message at {}", lsn_text(lsn)));
         let (tag, rest) = body.split_first().ok_or_else(nothing)?;
         let spooled = match (inside, tag) {
-            (Inside::Block(_), b'E') => {
+            (Inside::Block { .. }, b'E') => {
                 self.inside = None;
                 return Ok(());
             }
-            (Inside::Preparing(_), b'P') => return self.end_of_prepare(lsn, body),
-            (Inside::Block(xid), _) => {
+            (Inside::Preparing { .. }, b'P') => return self.end_of_prepare(lsn, body),
+            (&Inside::Block { xid }, _) => {
                 let subxid = streamed_xid(body).map_err(|e| malformed(lsn, e))?;
                 // What has no transaction is an origin, which changes nothing.
                 let Some(subxid) = subxid else { return Ok(()) };
                 self.spool.add((xid, subxid), lsn, *tag, &rest[4..])
             }
-            (Inside::Preparing(xid), _) => self.spool.add((xid, xid), lsn, *tag, rest),
+            (&Inside::Preparing { xid, .. }, _) => {
+                if *tag == b'R' {
+                    self.describe_for_all(lsn, body)?;
+                }
+                self.spool.add((xid, xid), lsn, *tag, rest)
+            }
         };
         spooled.map_err(|e| spool_failed(&e))
     }
 
     fn end_of_prepare(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
         let message = Message::decode(body).map_err(|e| malformed(lsn, e))?;
-        if let Message::Prepare(prepare) = message {
-            self.inside = None;
-            self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+        if let (Message::Prepare(prepare), Some(Inside::Preparing { tables, .. })) =
+            (message, self.inside.take())
+        {
+            self.prepared(&prepare, tables);
         }
         Ok(())
     }
 
-    fn prepared(&mut self, xid: u32, prepare_lsn: u64, end_lsn: u64) {
+    /// PostgreSQL describes a table once, be it in a transaction that is only prepared: rows of
+    /// others that come before its commit rely on that.
+    fn describe_for_all(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
+        match Message::decode(body).map_err(|e| malformed(lsn, e))? {
+            Message::Relation(relation) => self.rows.describe(&relation),
+            _ => Ok(()),
+        }
+    }
+
+    fn prepared(&mut self, prepare: &Prepared<'_>, tables: Tables) {
+        let Prepared { xid, prepare_lsn, end_lsn, .. } = *prepare;
         self.spool.open(xid);
-        self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX });
+        self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX, tables });
         self.end_at(end_lsn);
     }
 
-    /// A prepared transaction was committed or rolled back; says whether it was known.
-    fn decided(&mut self, xid: u32, end_lsn: u64) -> bool {
-        let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX);
-        let Some(held) = held else { return false };
+    /// A prepared transaction was committed or rolled back; returns the tables that its rows are
+    /// of, if it is known.
+    fn decided(&mut self, xid: u32, end_lsn: u64) -> Option<Tables> {
+        let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX)?;
         held.until_lsn = end_lsn;
-        true
+        Some(held.tables.clone())
     }
 
     fn start_replay(&mut self, xid: u32, commit: Commit) -> Result<(), Failure> {
         self.rows.begin(commit.commit_lsn, commit.commit_us)?;
         let from = self.spool.take(xid).map_err(|e| spool_failed(&e))?;
-        self.replay = Some(Replay { from, commit });
+        self.replay = Some(Replay { from, commit, tables_after: None });
         Ok(())
+    }
+
+    fn end_replay(&mut self) {
+        if let Some(tables) = self.replay.take().and_then(|replay| replay.tables_after) {
+            self.rows.replace_tables(tables);
+        }
     }
 
     /// Takes rows of a committed transaction out of the spool, while there is room for them.
@@ -340,8 +368,11 @@ impl Machine {
             match replay.from.next().map_err(|e| spool_failed(&e))? {
                 Some((lsn, body)) => self.message(lsn, body)?,
                 None => {
-                    self.rows.commit(replay.commit.commit_lsn)?;
-                    self.end_at(replay.commit.end_lsn);
+                    let Commit { commit_lsn, end_lsn, .. } = replay.commit;
+                    self.replay = Some(replay);
+                    self.end_replay();
+                    self.rows.commit(commit_lsn)?;
+                    self.end_at(end_lsn);
                     return Ok(());
                 }
             }
