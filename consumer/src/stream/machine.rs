@@ -108,7 +108,9 @@ struct Replay {
 }
 
 /// A prepared transaction. PostgreSQL sends its rows again only if the slot is not confirmed beyond
-/// its PREPARE, so it is not until the rows are durable.
+/// its PREPARE, so it is not until the rows are durable. Where transactions are prepared at the
+/// same time the slot may then be confirmed between one's PREPARE and its COMMIT PREPARED, and a
+/// new connection brings the latter alone.
 struct Held {
     xid: u32,
     prepare_lsn: u64,
@@ -245,12 +247,17 @@ impl Machine {
             Message::StreamCommit { xid, commit } => self.start_replay(xid, commit),
             Message::CommitPrepared(CommitPrepared {
                 xid,
-                gid,
                 commit_lsn,
                 end_lsn,
                 commit_us,
+                ..
             }) => {
-                let tables = self.decided(xid, end_lsn).ok_or_else(|| unknown_prepared(gid))?;
+                // One whose PREPARE the stream does not have was durable before the slot was
+                // confirmed behind that: see Held.
+                let Some(tables) = self.decided(xid, end_lsn) else {
+                    self.end_at(end_lsn);
+                    return Ok(());
+                };
                 self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })?;
                 let after = self.rows.replace_tables(tables);
                 self.replay = self.replay.take().map(|r| Replay { tables_after: Some(after), ..r });
@@ -553,12 +560,4 @@ fn spool_failed(error: &std::io::Error) -> Failure {
     Failure::new("a transaction that is not committed yet can't be kept on disk")
         .caused_by(error)
         .hint("consumer.spool_dir names the folder for such files; streaming = \"off\" needs none")
-}
-
-#[cold]
-fn unknown_prepared(gid: &str) -> Failure {
-    Failure::new(format!("the prepared transaction {gid:?} was committed, and its rows are gone"))
-        .hint(
-            "the slot was confirmed beyond its PREPARE by somebody else: fill the destination again",
-        )
 }

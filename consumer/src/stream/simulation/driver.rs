@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use walbench_metrics::Failure;
 
 use super::check::{Broken, Durable, Promise, equal, ledger};
-use super::database::Database;
+use super::database::{Database, Txn};
 use super::draw::Draw;
 use super::plan::Plan;
 use super::server::{Slot, Walsender};
@@ -676,9 +676,10 @@ impl World {
         self.next_machine()
     }
 
-    /// What a stopped machine has received is durable, but for what is not decided.
+    /// What a stopped machine has received is durable, up to what is prepared and not decided.
     fn check_received(&mut self, received_lsn: u64) -> Step {
-        let txns = self.database.prepared.iter().map(|of| &self.database.txns[*of]);
+        let is_undecided = |txn: &&Txn| txn.ended.is_none_or(|end| end.end_lsn > received_lsn);
+        let txns = self.database.txns.iter().filter(is_undecided);
         let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
         let expected = received_lsn.min(oldest.unwrap_or(received_lsn));
         let confirmed_lsn = self.machine.confirmed_lsn();
