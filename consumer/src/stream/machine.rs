@@ -144,13 +144,13 @@ impl Machine {
     }
 
     /// The connection was lost. What is not whole is forgotten; PostgreSQL sends everything behind
-    /// the confirmed position again. What was cut goes on to the sink.
+    /// the confirmed position again, prepared transactions as well, and so they are held on. What
+    /// was cut goes on to the sink.
     pub(crate) fn disconnected(&mut self) {
         self.rows.restart();
         self.spool.clear();
         self.inside = None;
         self.end_replay();
-        self.held.retain(|held| held.until_lsn != u64::MAX);
         self.reply_wanted = false;
     }
 
@@ -264,8 +264,8 @@ impl Machine {
                 Ok(())
             }
             Message::RollbackPrepared(rollback) => {
-                self.spool.abort(rollback.xid, rollback.xid);
                 self.decided(rollback.xid, rollback.rollback_end_lsn);
+                self.spool.forget(rollback.xid);
                 self.end_at(rollback.rollback_end_lsn);
                 Ok(())
             }
@@ -337,6 +337,7 @@ impl Machine {
     fn prepared(&mut self, prepare: &Prepared<'_>, tables: Tables) {
         let Prepared { xid, prepare_lsn, end_lsn, .. } = *prepare;
         self.spool.open(xid);
+        self.held.retain(|held| held.xid != xid || held.until_lsn != u64::MAX);
         self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX, tables });
         self.end_at(end_lsn);
     }
@@ -344,6 +345,9 @@ impl Machine {
     /// A prepared transaction was committed or rolled back; returns the tables that its rows are
     /// of, if it is known.
     fn decided(&mut self, xid: u32, end_lsn: u64) -> Option<Tables> {
+        if !self.spool.holds(xid) {
+            return None;
+        }
         let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX)?;
         held.until_lsn = end_lsn;
         Some(held.tables.clone())

@@ -91,7 +91,6 @@ impl Spool {
     }
 
     /// Whether it was opened and has not ended.
-    #[cfg(test)]
     pub(crate) fn holds(&self, xid: u32) -> bool {
         self.transactions.contains_key(&xid)
     }
