@@ -455,13 +455,18 @@ impl World {
     fn start_flush(&mut self) -> Step {
         self.at(Boundary::BeforeSend)?;
         let Some(job) = self.machine.start_flush(self.now) else { return self.cut() };
+        self.begin_job(job)?;
+        self.at(Boundary::AfterSend)
+    }
+
+    fn begin_job(&mut self, job: Job) -> Step {
         note!(self, "start job {} ({} failures): {}", job.number, job.failures, work(&job.work));
         self.check_job(&job)?;
         if matches!(job.work, Work::Truncate(_)) {
             self.end_late_writes()?;
         }
         self.running.push(Running { job, is_applied: false });
-        self.at(Boundary::AfterSend)
+        Ok(())
     }
 
     /// Jobs come in order, again as often as they failed, and no more of them than may.
@@ -695,11 +700,7 @@ impl World {
         let mut any = false;
         self.machine.cut_if_due(self.now);
         while let Some(job) = self.machine.start_flush(self.now) {
-            self.check_job(&job)?;
-            if matches!(job.work, Work::Truncate(_)) {
-                self.end_late_writes()?;
-            }
-            self.running.push(Running { job, is_applied: false });
+            self.begin_job(job)?;
         }
         while !self.running.is_empty() {
             any = true;
