@@ -43,18 +43,20 @@ struct Pending {
 pub(crate) struct Confirmations {
     pending: VecDeque<Pending>,
     first: u64,
+    cut_lsn: u64,
     confirmed_lsn: u64,
 }
 
 impl Confirmations {
     /// Everything before this position is durable.
     pub(crate) fn new(confirmed_lsn: u64) -> Self {
-        Self { confirmed_lsn, ..Self::default() }
+        Self { cut_lsn: confirmed_lsn, confirmed_lsn, ..Self::default() }
     }
 
     /// A batch was cut, with what ended in it; returns its number. `mark` is left empty.
     pub(crate) fn cut(&mut self, mark: &mut Mark) -> u64 {
         let mut pending = Pending { acknowledged: false, mark: Mark::default() };
+        self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
         pending.mark.absorb(mark);
         self.pending.push_back(pending);
         self.first + self.pending.len() as u64 - 1
@@ -63,6 +65,7 @@ impl Confirmations {
     /// Something ended with no row after the last cut batch; calls `ended` when it is safe at
     /// once, because nothing is pending. `mark` is left empty.
     pub(crate) fn mark(&mut self, mark: &mut Mark, ended: impl FnMut(Ended)) {
+        self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
         match self.pending.back_mut() {
             Some(last) => last.mark.absorb(mark),
             None => self.confirm(std::mem::take(mark), ended),
@@ -96,10 +99,10 @@ impl Confirmations {
         self.confirmed_lsn
     }
 
-    /// Position up to which everything was cut, acknowledged or not.
-    #[cfg(test)]
-    pub(super) fn cut_lsn(&self) -> u64 {
-        self.pending.back().map_or(self.confirmed_lsn, |last| last.mark.end_lsn)
+    /// Everything before this position was cut, acknowledged or not.
+    #[must_use]
+    pub(crate) fn cut_lsn(&self) -> u64 {
+        self.cut_lsn
     }
 
     /// Batches that are not acknowledged, or wait for one that is not.

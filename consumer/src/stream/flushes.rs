@@ -190,6 +190,11 @@ impl Flushes {
         self.confirmations.confirmed_lsn()
     }
 
+    /// Everything before this position was pushed, and is durable or will be.
+    pub(crate) fn cut_lsn(&self) -> u64 {
+        self.confirmations.cut_lsn()
+    }
+
     /// Bytes of rows that wait or are under way.
     pub(crate) fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes

@@ -144,8 +144,8 @@ impl Machine {
     }
 
     /// The connection was lost. What is not whole is forgotten; PostgreSQL sends everything behind
-    /// the confirmed position again, prepared transactions as well, and so they are held on. What
-    /// was cut goes on to the sink.
+    /// [`Self::resume_lsn`] again, prepared transactions as well, and so they are held on. What was
+    /// cut goes on to the sink.
     pub(crate) fn disconnected(&mut self) {
         self.rows.restart();
         self.spool.clear();
@@ -510,9 +510,31 @@ impl Machine {
 
     /// Everything before this position is durable, and none of it is needed again.
     pub(crate) fn confirmed_lsn(&mut self) -> u64 {
-        let durable = self.flushes.confirmed_lsn();
-        self.held.retain(|held| durable < held.until_lsn);
-        self.held.iter().map(|held| held.prepare_lsn).fold(durable, u64::min)
+        let durable_lsn = self.flushes.confirmed_lsn();
+        self.held.retain(|held| durable_lsn < held.until_lsn);
+        self.held_back(durable_lsn)
+    }
+
+    /// Where the stream goes on when the connection was lost: behind everything that is on its way
+    /// to the sink. Would that come again from the confirmed position on, a truncation would come
+    /// after rows behind it that are durable and may be confirmed by then.
+    pub(crate) fn resume_lsn(&mut self) -> u64 {
+        #[cfg(test)]
+        if is_planted(Fault::ResumeAtConfirmed) {
+            return self.confirmed_lsn();
+        }
+        let confirmed_lsn = self.confirmed_lsn();
+        self.held_back(self.flushes.cut_lsn()).max(confirmed_lsn)
+    }
+
+    /// This position, or the oldest PREPARE that is needed if everything before it was seen.
+    fn held_back(&self, lsn: u64) -> u64 {
+        #[cfg(test)]
+        if is_planted(Fault::ForgetHold) {
+            return lsn;
+        }
+        let is_needed = |held: &&Held| lsn < held.until_lsn;
+        self.held.iter().filter(is_needed).map(|held| held.prepare_lsn).fold(lsn, u64::min)
     }
 
     /// Everything before this position was received.

@@ -374,7 +374,7 @@ impl World {
         self.connections += 1;
         let two_phase = self.connections > self.plan.two_phase_from;
         let options = super::server::Options { two_phase, ..self.plan.options };
-        let start_lsn = self.machine.confirmed_lsn();
+        let start_lsn = self.machine.resume_lsn();
         note!(self, "connect at {start_lsn}, {:?}", self.slot);
         let (slot, database) = (&mut self.slot, &self.database);
         let walsender = Walsender::start(slot, database, options, start_lsn, &mut self.draw);

@@ -18,6 +18,10 @@ pub(in crate::stream) enum Fault {
     ReorderFlushes,
     /// A failed flush is tried for ever.
     RetryForever,
+    /// A lost connection is replaced by one that brings again what is on its way to the sink.
+    ResumeAtConfirmed,
+    /// The slot is confirmed beyond transactions that are prepared and not decided.
+    ForgetHold,
     /// Nothing holds back a stream that comes faster than the sink takes it.
     IgnoreRoom,
 }
