@@ -86,6 +86,7 @@ pub(crate) struct Machine {
     spare: Vec<Batch>,
     spare_limit: usize,
     received_lsn: u64,
+    confirmed_lsn: u64,
     status_sent: Instant,
     confirmed_sent: u64,
     reply_wanted: bool,
@@ -136,6 +137,7 @@ impl Machine {
             spare: Vec::new(),
             spare_limit: flush_concurrency + 2,
             received_lsn: confirmed_lsn,
+            confirmed_lsn,
             status_sent: now,
             confirmed_sent: confirmed_lsn,
             reply_wanted: false,
@@ -512,7 +514,10 @@ impl Machine {
     pub(crate) fn confirmed_lsn(&mut self) -> u64 {
         let durable_lsn = self.flushes.confirmed_lsn();
         self.held.retain(|held| durable_lsn < held.until_lsn);
-        self.held_back(durable_lsn)
+        // What was prepared before the slot knew of two-phase commit comes with its PREPARE when it
+        // is committed, and would again: it holds nothing back.
+        self.confirmed_lsn = self.confirmed_lsn.max(self.held_back(durable_lsn));
+        self.confirmed_lsn
     }
 
     /// Where the stream goes on when the connection was lost: behind everything that is on its way
