@@ -726,7 +726,7 @@ impl World {
                 if self.machine.is_idle() {
                     break;
                 }
-                self.now = self.machine.deadline().max(self.now);
+                self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
                 if self.machine.wants_to_advance() {
                     self.machine.advance().map_err(refused)?;
                 }

@@ -273,7 +273,7 @@ impl Walsender {
             if draw.chance(50) {
                 self.out.push_back(message::keepalive(span.end_lsn, false));
             }
-            return;
+            return self.redescribe(txn, of);
         }
         let first_lsn = changes.first().map_or(span.lsn, |change| change.lsn);
         self.send(message::begin(first_lsn, span.lsn, txn.xid), draw);
@@ -318,6 +318,7 @@ impl Walsender {
             self.send_prepared(txn, of, prepared, draw);
         }
         self.send(message::commit_prepared(txn.xid, span), draw);
+        self.redescribe(txn, of);
     }
 
     fn rollback_prepared(&mut self, txn: &Txn, of: usize, span: Span, draw: &mut Draw) {
