@@ -154,6 +154,7 @@ impl Machine {
         self.inside = None;
         self.end_replay();
         self.reply_wanted = false;
+        self.received_lsn = self.resume_lsn();
     }
 
     /// Whether it wants more of the stream now: there is room, and no committed transaction waits
@@ -542,7 +543,8 @@ impl Machine {
         self.held.iter().filter(is_needed).map(|held| held.prepare_lsn).fold(lsn, u64::min)
     }
 
-    /// Everything before this position was received.
+    /// Everything before this position was received; falls when a lost connection takes some of it
+    /// along.
     pub(crate) fn received_lsn(&self) -> u64 {
         self.received_lsn
     }
