@@ -146,7 +146,8 @@ struct World {
     database: Database,
     slot: Slot,
     walsender: Option<Walsender>,
-    connections: u32,
+    /// Consumers so far.
+    machines: u32,
     /// Read from the connection and not decoded.
     received: VecDeque<Vec<u8>>,
     /// Confirmed positions on their way to the server.
@@ -213,7 +214,7 @@ impl World {
             database: Database::new(plan.habits),
             slot: Slot { confirmed_lsn, persisted_lsn: confirmed_lsn, two_phase_at: None },
             walsender: None,
-            connections: 0,
+            machines: 1,
             received: VecDeque::new(),
             statuses: VecDeque::new(),
             machine: Machine::new(plan.settings(confirmed_lsn), Box::new(Unknown), start),
@@ -371,8 +372,7 @@ impl World {
         if self.slot.confirmed_lsn > self.machine.confirmed_lsn() {
             return broken(Promise::StreamIsUnderstood, "the slot was moved by somebody else");
         }
-        self.connections += 1;
-        let two_phase = self.connections > self.plan.two_phase_from;
+        let two_phase = self.machines > self.plan.two_phase_from;
         let options = super::server::Options { two_phase, ..self.plan.options };
         let start_lsn = self.machine.resume_lsn();
         note!(self, "connect at {start_lsn}, {:?}", self.slot);
@@ -643,6 +643,7 @@ impl World {
         let confirmed_lsn = old.confirmed_lsn();
         let (delivered, positions) = (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
         ledger(&delivered, positions, &self.slot, &self.database, &self.sink)?;
+        self.machines += 1;
         self.machine_start_lsn = start_lsn;
         self.machine_confirmed_lsn = start_lsn;
         self.running.clear();

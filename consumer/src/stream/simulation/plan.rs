@@ -21,7 +21,7 @@ pub(super) struct Plan {
     pub spool_memory_bytes: u64,
     pub habits: Habits,
     pub options: Options,
-    /// Two-phase commit is asked for from this connection on.
+    /// So many consumers do not ask for two-phase commit, those after them do.
     pub two_phase_from: u32,
     /// Of jobs that end, so many fail; percent.
     pub failures: u64,

@@ -104,8 +104,9 @@ impl Walsender {
         draw: &mut Draw,
     ) -> Self {
         let start_lsn = start_lsn.max(slot.confirmed_lsn);
-        if options.two_phase {
-            slot.two_phase_at.get_or_insert(start_lsn);
+        if options.two_phase && slot.two_phase_at.is_none() {
+            slot.two_phase_at = Some(start_lsn);
+            slot.persisted_lsn = slot.confirmed_lsn;
         }
         let is_needed = |txn: &&Txn| txn.ended.is_none_or(|ended| ended.lsn >= start_lsn);
         let behind = database.wal.partition_point(|(span, _)| span.lsn < start_lsn);
