@@ -105,10 +105,12 @@ impl Confirmations {
         self.cut_lsn
     }
 
-    /// Batches that are not acknowledged, or wait for one that is not.
+    /// Batches that are not acknowledged, or wait for one that is not, and transactions that ended
+    /// in them.
     #[cfg(test)]
-    fn pending(&self) -> usize {
-        self.pending.len()
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        let ended = self.pending.iter().map(|pending| pending.mark.ended.len() as u64);
+        (self.pending.len() as u64, ended.sum())
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
                 let prefix = acknowledged.iter().take_while(|a| **a).count() as u64;
                 prop_assert_eq!(confirmations.confirmed_lsn(), prefix * 10);
                 prop_assert_eq!(&out, &(1..=prefix).map(|n| n * 10).collect::<Vec<_>>());
-                prop_assert_eq!(confirmations.pending() as u64, acknowledged.len() as u64 - prefix);
+                prop_assert_eq!(confirmations.remembered().0, acknowledged.len() as u64 - prefix);
             }
         }
     }

@@ -200,6 +200,12 @@ impl Flushes {
         self.in_flight_bytes
     }
 
+    /// Jobs that are not durable, and transactions that wait for that.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        self.confirmations.remembered()
+    }
+
     /// Nothing waits and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.under_way == 0 && self.waiting.is_empty() && self.again.is_empty()

@@ -555,6 +555,13 @@ impl Machine {
         self.flushes.in_flight_bytes() + self.rows.open.bytes
     }
 
+    /// Jobs that were cut and are not durable, and transactions that wait for that.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        let (jobs, transactions) = self.flushes.remembered();
+        (jobs, transactions + self.rows.open.mark.ended.len() as u64)
+    }
+
     /// Rows of the open batch.
     #[cfg(test)]
     pub(super) fn open_rows(&self) -> u64 {

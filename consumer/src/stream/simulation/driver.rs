@@ -27,6 +27,12 @@ const MOST_STEPS: u64 = 150;
 /// Bytes that one message may add beyond the bound: two versions of a row.
 const LARGEST_MESSAGE_BYTES: u64 = 200;
 
+/// Bytes that a job takes at least, whatever it is to do.
+const LEAST_JOB_BYTES: u64 = 18;
+
+/// Bytes that a transaction takes at least which has ended and is not durable.
+const LEAST_TRANSACTION_BYTES: u64 = 16;
+
 /// Between two of these a fault is different from one before or after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Boundary {
@@ -331,6 +337,12 @@ impl World {
         let bytes = self.machine.in_flight_bytes();
         if bytes > bound {
             let how = format!("{bytes} bytes in flight, bounded by {bound}");
+            return Err(Broken::new(Promise::MemoryIsBounded, how));
+        }
+        let (jobs, transactions) = self.machine.remembered();
+        let least = jobs * LEAST_JOB_BYTES + transactions * LEAST_TRANSACTION_BYTES;
+        if least > bound {
+            let how = format!("{jobs} jobs and {transactions} transactions wait, {bound} bytes");
             return Err(Broken::new(Promise::MemoryIsBounded, how));
         }
         Ok(())
