@@ -43,6 +43,8 @@ struct Pending {
 pub(crate) struct Confirmations {
     pending: VecDeque<Pending>,
     first: u64,
+    /// Transactions in all of them.
+    ended: usize,
     cut_lsn: u64,
     confirmed_lsn: u64,
 }
@@ -57,6 +59,7 @@ impl Confirmations {
     pub(crate) fn cut(&mut self, mark: &mut Mark) -> u64 {
         let mut pending = Pending { acknowledged: false, mark: Mark::default() };
         self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
+        self.ended += mark.ended.len();
         pending.mark.absorb(mark);
         self.pending.push_back(pending);
         self.first + self.pending.len() as u64 - 1
@@ -67,7 +70,10 @@ impl Confirmations {
     pub(crate) fn mark(&mut self, mark: &mut Mark, ended: impl FnMut(Ended)) {
         self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
         match self.pending.back_mut() {
-            Some(last) => last.mark.absorb(mark),
+            Some(last) => {
+                self.ended += mark.ended.len();
+                last.mark.absorb(mark);
+            }
             None => self.confirm(std::mem::take(mark), ended),
         }
     }
@@ -78,12 +84,13 @@ impl Confirmations {
         self.pending[index].acknowledged = true;
         #[cfg(test)]
         if is_planted(Fault::ConfirmOutOfOrder) {
-            let mark = std::mem::take(&mut self.pending[index].mark);
+            let mark = self.pending[index].mark.clone();
             self.confirm(mark, &mut ended);
         }
         while self.pending.front().is_some_and(|p| p.acknowledged) {
             let pending = self.pending.pop_front().expect("there is a front");
             self.first += 1;
+            self.ended -= pending.mark.ended.len();
             self.confirm(pending.mark, &mut ended);
         }
     }
@@ -91,6 +98,12 @@ impl Confirmations {
     fn confirm(&mut self, mark: Mark, ended: impl FnMut(Ended)) {
         self.confirmed_lsn = self.confirmed_lsn.max(mark.end_lsn);
         mark.ended.into_iter().for_each(ended);
+    }
+
+    /// Bytes that it takes itself: batches may be acknowledged in any number while one before them
+    /// is not, and any number of transactions may end without a row.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.pending.len() * size_of::<Pending>() + self.ended * size_of::<Ended>()) as u64
     }
 
     /// Everything before this position is durable.

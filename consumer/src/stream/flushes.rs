@@ -200,6 +200,12 @@ impl Flushes {
         self.in_flight_bytes
     }
 
+    /// Bytes that are kept beside the rows: of jobs, and of transactions that wait for them.
+    pub(crate) fn overhead_bytes(&self) -> u64 {
+        let jobs = self.waiting.len() + self.again.len() + self.under_way;
+        (jobs * size_of::<Job>()) as u64 + self.confirmations.bytes()
+    }
+
     /// Jobs that are not durable, and transactions that wait for that.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (u64, u64) {

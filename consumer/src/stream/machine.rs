@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use walbench_metrics::Failure;
 
 use super::batch::{Batch, Bounds};
+use super::confirmations::Ended;
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
 use super::rows::{Account, Rows, Tables, Writing};
 #[cfg(test)]
@@ -36,7 +37,8 @@ pub(crate) struct Settings {
     pub confirmed_lsn: u64,
     /// When a batch is cut.
     pub bounds: Bounds,
-    /// Bytes of rows received and not acknowledged at which it wants no more.
+    /// Bytes of rows received and not acknowledged, with what is kept beside them, at which it
+    /// wants no more.
     pub max_in_flight_bytes: u64,
     /// Flushes under way at once.
     pub flush_concurrency: usize,
@@ -171,7 +173,15 @@ impl Machine {
         if is_planted(Fault::IgnoreRoom) {
             return true;
         }
-        self.in_flight_bytes() < self.max_in_flight_bytes
+        self.memory_bytes() < self.max_in_flight_bytes
+    }
+
+    /// Bytes in flight and what is kept beside them. Truncations, and transactions without rows,
+    /// have nothing but the latter.
+    #[inline]
+    fn memory_bytes(&self) -> u64 {
+        let ended = self.rows.open.mark.ended.len() * size_of::<Ended>();
+        self.in_flight_bytes() + self.flushes.overhead_bytes() + ended as u64
     }
 
     /// Whether [`Self::advance`] has something to do.
@@ -431,10 +441,10 @@ impl Machine {
 
     /// Cuts the open batch if it is old enough, or is what fills the bound.
     pub(crate) fn cut_if_due(&mut self, now: Instant) {
-        let open = &mut self.rows.open;
-        open.seen(now);
-        let stuck = open.bytes >= self.max_in_flight_bytes && self.flushes.is_idle();
-        if stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
+        self.rows.open.seen(now);
+        let is_stuck = !self.has_room() && self.flushes.is_idle();
+        let open = &self.rows.open;
+        if is_stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
             self.cut();
         }
     }
