@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 
-#[cfg(test)]
-use super::simulation::{Fault, is_planted};
+use super::fault::{Fault, is_planted};
 
 /// A transaction that ended inside a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +81,6 @@ impl Confirmations {
     pub(crate) fn acknowledge(&mut self, number: u64, mut ended: impl FnMut(Ended)) {
         let index = usize::try_from(number - self.first).expect("a batch's number is small");
         self.pending[index].acknowledged = true;
-        #[cfg(test)]
         if is_planted(Fault::ConfirmOutOfOrder) {
             let mark = self.pending[index].mark.clone();
             self.confirm(mark, &mut ended);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::confirmations::{Confirmations, Ended, Mark};
-#[cfg(test)]
-use super::simulation::{Fault, is_planted};
+use super::fault::{Fault, is_planted};
 use crate::rowbinary::Table;
 
 /// Wait before the second try of a flush; it doubles with each further one.
@@ -126,7 +125,6 @@ impl Flushes {
     fn next_may_start(&self) -> bool {
         let idle = self.under_way == 0 && self.again.is_empty();
         let Some(next) = self.waiting.front() else { return false };
-        #[cfg(test)]
         if is_planted(Fault::ReorderFlushes) {
             return true;
         }
@@ -159,13 +157,9 @@ impl Flushes {
 
     fn try_again(&mut self, mut job: Job, now: Instant) -> Result<(), GivenUp> {
         job.failures += 1;
-        let is_last = job.failures >= self.max_attempts;
-        #[cfg(test)]
-        let is_last = is_last && !is_planted(Fault::RetryForever);
-        if is_last {
+        if job.failures >= self.max_attempts && !is_planted(Fault::RetryForever) {
             return Err(GivenUp { attempts: job.failures });
         }
-        #[cfg(test)]
         if is_planted(Fault::DropRetry) {
             self.in_flight_bytes -= job.work.bytes();
             self.confirmations.acknowledge(job.number, |_| ());
@@ -183,7 +177,6 @@ impl Flushes {
 
     /// Everything before this position is durable.
     pub(crate) fn confirmed_lsn(&self) -> u64 {
-        #[cfg(test)]
         if is_planted(Fault::ConfirmEarly) {
             return self.confirmations.cut_lsn();
         }

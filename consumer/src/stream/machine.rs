@@ -7,10 +7,9 @@ use walbench_metrics::Failure;
 
 use super::batch::{Batch, Bounds};
 use super::confirmations::Ended;
+use super::fault::{Fault, is_planted};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
 use super::rows::{Account, Rows, Tables, Writing};
-#[cfg(test)]
-use super::simulation::{Fault, is_planted};
 use super::spool::{Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
@@ -152,11 +151,15 @@ impl Machine {
     /// cut goes on to the sink.
     pub(crate) fn disconnected(&mut self) {
         self.rows.restart();
-        self.spool.clear();
+        if !is_planted(Fault::KeepSpool) {
+            self.spool.clear();
+        }
         self.inside = None;
         self.end_replay();
         self.reply_wanted = false;
-        self.received_lsn = self.resume_lsn();
+        if !is_planted(Fault::KeepReceived) {
+            self.received_lsn = self.resume_lsn();
+        }
     }
 
     /// Whether it wants more of the stream now: there is room, and no committed transaction waits
@@ -169,11 +172,7 @@ impl Machine {
 
     #[inline]
     fn has_room(&self) -> bool {
-        #[cfg(test)]
-        if is_planted(Fault::IgnoreRoom) {
-            return true;
-        }
-        self.memory_bytes() < self.max_in_flight_bytes
+        self.memory_bytes() < self.max_in_flight_bytes || is_planted(Fault::IgnoreRoom)
     }
 
     /// Bytes in flight and what is kept beside them. Truncations, and transactions without rows,
@@ -259,11 +258,7 @@ impl Machine {
             }
             Message::StreamCommit { xid, commit } => self.start_replay(xid, commit),
             Message::CommitPrepared(CommitPrepared {
-                xid,
-                commit_lsn,
-                end_lsn,
-                commit_us,
-                ..
+                xid, commit_lsn, end_lsn, commit_us, ..
             }) => {
                 // One whose PREPARE the stream does not have was durable before the slot was
                 // confirmed behind that: see Held.
@@ -319,7 +314,7 @@ impl Machine {
                 self.spool.add((xid, subxid), lsn, *tag, &rest[4..])
             }
             (&Inside::Preparing { xid, .. }, _) => {
-                if *tag == b'R' {
+                if *tag == b'R' && !is_planted(Fault::DescribeLate) {
                     self.describe_for_all(lsn, body)?;
                 }
                 self.spool.add((xid, xid), lsn, *tag, rest)
@@ -361,7 +356,8 @@ impl Machine {
         if !self.spool.holds(xid) {
             return None;
         }
-        let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX)?;
+        let held =
+            self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX)?;
         held.until_lsn = end_lsn;
         Some(held.tables.clone())
     }
@@ -420,10 +416,7 @@ impl Machine {
         self.received_lsn = self.received_lsn.max(end_lsn);
         let Self { rows, flushes, delivered, .. } = self;
         rows.open.mark.end_lsn = rows.open.mark.end_lsn.max(end_lsn);
-        let is_cut = rows.open.rows == 0;
-        #[cfg(test)]
-        let is_cut = is_cut || is_planted(Fault::MarkEarly);
-        if is_cut {
+        if rows.open.rows == 0 || is_planted(Fault::MarkEarly) {
             flushes.mark(&mut rows.open.mark, |ended| delivered.add(ended));
         }
     }
@@ -535,7 +528,6 @@ impl Machine {
     /// to the sink. Would that come again from the confirmed position on, a truncation would come
     /// after rows behind it that are durable and may be confirmed by then.
     pub(crate) fn resume_lsn(&mut self) -> u64 {
-        #[cfg(test)]
         if is_planted(Fault::ResumeAtConfirmed) {
             return self.confirmed_lsn();
         }
@@ -545,7 +537,6 @@ impl Machine {
 
     /// This position, or the oldest PREPARE that is needed if everything before it was seen.
     fn held_back(&self, lsn: u64) -> u64 {
-        #[cfg(test)]
         if is_planted(Fault::ForgetHold) {
             return lsn;
         }

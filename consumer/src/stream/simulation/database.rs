@@ -70,9 +70,15 @@ pub(super) struct Change {
 #[derive(Clone, Debug)]
 pub(super) enum Record {
     /// Changes of a transaction, up to this index: more than one for rows that were copied in.
-    Changes { of: usize, behind: usize },
+    Changes {
+        of: usize,
+        behind: usize,
+    },
     /// Subtransactions were rolled back, the outermost last.
-    UndoneSubs { of: usize, subxids: Vec<u32> },
+    UndoneSubs {
+        of: usize,
+        subxids: Vec<u32>,
+    },
     Abort(usize),
     /// The server comes back: these have not survived.
     Crash(Vec<usize>),

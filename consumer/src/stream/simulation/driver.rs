@@ -653,7 +653,8 @@ impl World {
         let machine = Machine::new(self.plan.settings(start_lsn), Box::new(Unknown), self.now);
         let mut old = std::mem::replace(&mut self.machine, machine);
         let confirmed_lsn = old.confirmed_lsn();
-        let (delivered, positions) = (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
+        let (delivered, positions) =
+            (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
         ledger(&delivered, positions, &self.slot, &self.database, &self.sink)?;
         self.machines += 1;
         self.machine_start_lsn = start_lsn;
@@ -812,9 +813,8 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        let is_sent = |walsender: &Walsender| {
-            walsender.is_at_end(&self.database) && walsender.out.is_empty()
-        };
+        let is_sent =
+            |walsender: &Walsender| walsender.is_at_end(&self.database) && walsender.out.is_empty();
         let txns = self.database.prepared.iter().map(|of| &self.database.txns[*of]);
         let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
         let end_lsn = self.database.end_lsn();

@@ -113,12 +113,7 @@ pub(super) fn insert(lsn: u64, new: &Row, streamed: Option<u32>) -> Vec<u8> {
     change(lsn, b'I', streamed).u32(oid(new.table)).row(new).0
 }
 
-pub(super) fn update(
-    lsn: u64,
-    old_key: Option<u64>,
-    new: &Row,
-    streamed: Option<u32>,
-) -> Vec<u8> {
+pub(super) fn update(lsn: u64, old_key: Option<u64>, new: &Row, streamed: Option<u32>) -> Vec<u8> {
     let mut body = change(lsn, b'U', streamed).u32(oid(new.table));
     if let Some(key) = old_key {
         body = body.key(key, new.columns);

@@ -6,17 +6,15 @@ mod check;
 mod database;
 mod draw;
 mod driver;
-mod fault;
 mod message;
 mod plan;
 mod server;
 mod sink;
 
-pub(super) use fault::{Fault, is_planted};
-
 use check::Promise;
 use driver::{BOUNDARIES, Counts, run};
-use fault::Planted;
+
+use super::fault::{Fault, Planted};
 
 /// Runs one seed alone and prints all of it.
 const SEED_VARIABLE: &str = "WALBENCH_SIMULATION_SEED";
@@ -80,5 +78,32 @@ fn a_hundred_thousand_cycles() {
     for boundary in BOUNDARIES {
         let cycles = counts.at[boundary as usize];
         assert!(cycles * 50 >= wanted, "{boundary:?} ended {cycles} of {wanted} cycles");
+    }
+}
+
+/// Seeds in which every planted fault has to be found.
+const FAULTY_SEEDS: u64 = 1_000;
+
+#[test]
+fn every_planted_fault_is_found() {
+    use Promise::*;
+    let expected: [(Fault, &[Promise]); 13] = [
+        (Fault::ConfirmEarly, &[ConfirmedIsDurable]),
+        (Fault::MarkEarly, &[ConfirmedIsDurable]),
+        (Fault::ConfirmOutOfOrder, &[ConfirmedIsDurable, LedgerIsTrue]),
+        (Fault::DropRetry, &[ConfirmedIsDurable, StatesAreEqual, LedgerIsTrue]),
+        (Fault::ReorderFlushes, &[ConfirmedIsDurable, StatesAreEqual, LedgerIsTrue]),
+        (Fault::RetryForever, &[RetriesEnd]),
+        (Fault::ResumeAtConfirmed, &[ConfirmedIsDurable]),
+        (Fault::ForgetHold, &[ConfirmedIsDurable]),
+        (Fault::KeepSpool, &[LedgerIsTrue, StreamIsUnderstood]),
+        (Fault::KeepAborted, &[StatesAreEqual, LedgerIsTrue]),
+        (Fault::DescribeLate, &[StreamIsUnderstood]),
+        (Fault::KeepReceived, &[EverythingEnds]),
+        (Fault::IgnoreRoom, &[MemoryIsBounded]),
+    ];
+    for (fault, promises) in expected {
+        let (_, promise) = find(fault, FAULTY_SEEDS);
+        assert!(promises.contains(&promise), "{fault:?} breaks {promise:?}");
     }
 }

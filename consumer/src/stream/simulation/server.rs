@@ -199,7 +199,8 @@ impl Walsender {
 
     /// Sends what of a transaction was decoded and not sent, as a stream block.
     fn stream(&mut self, txn: &Txn, of: usize, draw: &mut Draw) {
-        let Decoding { streamed, decoded, is_streamed, undone_subs, .. } = self.decoding[of].clone();
+        let Decoding { streamed, decoded, is_streamed, undone_subs, .. } =
+            self.decoding[of].clone();
         let is_left = |change: &&Change| !undone_subs.contains(&change.subxid);
         let changes: Vec<_> = txn.changes[streamed..decoded].iter().filter(is_left).collect();
         self.decoding[of].streamed = decoded;
