@@ -9,13 +9,10 @@ use walbench_metrics::Failure;
 use super::check::{Broken, Durable, Promise, equal, ledger};
 use super::database::{Database, Txn};
 use super::draw::Draw;
-use super::plan::Plan;
+use super::plan::{Plan, Unknown};
 use super::server::{Slot, Walsender};
 use super::sink::Sink;
-use crate::pgoutput::Relation;
-use crate::rowbinary::Facts;
 use crate::sink::SinkError;
-use crate::stream::machine::Describe;
 use crate::stream::{Job, Machine, Work};
 
 /// Cycles that one seed runs.
@@ -130,19 +127,6 @@ struct Running {
     job: Job,
     /// The sink has done it, and has not said so.
     is_applied: bool,
-}
-
-/// A catalogue that knows nothing beyond what the stream says.
-struct Unknown;
-
-impl Describe for Unknown {
-    fn learn(&mut self, _relation: &Relation<'_>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn facts(&self, _relation: u32, _column: &str) -> Option<Facts> {
-        None
-    }
 }
 
 /// A server, a sink, and a consumer between them.

@@ -8,6 +8,7 @@ mod draw;
 mod driver;
 mod message;
 mod plan;
+mod replay;
 mod server;
 mod sink;
 

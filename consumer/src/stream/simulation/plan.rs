@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use walbench_metrics::Failure;
 use walbench_phases::plan::{Arrays, OutOfRange};
 
 use super::database::Habits;
 use super::draw::Draw;
 use super::message::RUN;
 use super::server::Options;
-use crate::rowbinary::Policy;
-use crate::stream::{Bounds, Settings, Writing};
+use crate::pgoutput::Relation;
+use crate::rowbinary::{Facts, Policy};
+use crate::stream::{Bounds, Describe, Settings, Writing};
 
 /// How a simulation is set up.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,6 @@ impl Plan {
 
     /// A machine's settings; everything before `confirmed_lsn` is durable.
     pub(super) fn settings(&self, confirmed_lsn: u64) -> Settings {
-        let policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
         Settings {
             confirmed_lsn,
             bounds: self.bounds,
@@ -80,7 +81,26 @@ impl Plan {
             max_attempts: self.max_attempts,
             spool_memory_bytes: self.spool_memory_bytes,
             spool_dir: None,
-            writing: Writing { run: RUN, server_correction_us: 0, encode: true, policy },
+            writing: writing(),
         }
+    }
+}
+
+/// How rows are written.
+pub(super) fn writing() -> Writing {
+    let policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
+    Writing { run: RUN, server_correction_us: 0, encode: true, policy }
+}
+
+/// A catalogue that knows nothing beyond what the stream says.
+pub(super) struct Unknown;
+
+impl Describe for Unknown {
+    fn learn(&mut self, _relation: &Relation<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn facts(&self, _relation: u32, _column: &str) -> Option<Facts> {
+        None
     }
 }
