@@ -301,8 +301,8 @@ impl Receiver {
     }
 
     fn reconnect(&mut self) -> Result<(), Failure> {
-        let confirmed_lsn = self.machine.confirmed_lsn();
-        match self.source.resume(&self.terms, confirmed_lsn) {
+        let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
+        match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
             Ok(connection) => {
                 self.link = Link::Up(connection);
                 self.read.reconnects += 1;

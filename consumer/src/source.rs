@@ -75,18 +75,18 @@ impl Source {
         Connection::open(&self.address, &self.application_name)
     }
 
-    /// Starts the stream from where it is confirmed.
+    /// Starts the stream from `start_lsn`, or from where it is confirmed if that is later.
     pub(crate) fn start(
         &self,
         connection: &mut Connection,
         terms: &Terms,
-        confirmed_lsn: u64,
+        start_lsn: u64,
     ) -> Result<(), ReplicationError> {
         let Terms { protocol_version, streaming, binary, two_phase, origin } = *terms;
         connection.start(&Stream {
             slot: &self.slot,
             publication: &self.publication,
-            start_lsn: confirmed_lsn,
+            start_lsn,
             protocol_version,
             streaming,
             binary,
@@ -95,15 +95,17 @@ impl Source {
         })
     }
 
-    /// Connects again and goes on from where the stream is confirmed.
+    /// Connects again and goes on behind what was received, at `resume_lsn`: PostgreSQL starts at a
+    /// position behind the slot's as well.
     pub(crate) fn resume(
         &self,
         terms: &Terms,
         confirmed_lsn: u64,
+        resume_lsn: u64,
     ) -> Result<Connection, ReplicationError> {
         let mut connection = self.connection()?;
         connection.check_slot(&self.slot, Some(confirmed_lsn))?;
-        self.start(&mut connection, terms, confirmed_lsn)?;
+        self.start(&mut connection, terms, resume_lsn)?;
         Ok(connection)
     }
 }

@@ -26,11 +26,14 @@ pub(crate) struct Writing {
     pub policy: Policy,
 }
 
+/// Tables by the OID of their relation; cheap to keep.
+pub(super) type Tables = Arc<HashMap<u32, Arc<Table>>>;
+
 /// Rows as they come, up to the next cut.
 pub(super) struct Rows {
     writing: Writing,
     catalogue: Box<dyn Describe>,
-    tables: HashMap<u32, Arc<Table>>,
+    tables: Tables,
     /// The table that rows are of; the next row's most often is the last one's.
     table: Option<(u32, Arc<Table>)>,
     /// Columns that were NULL though the catalogue says they never are.
@@ -75,7 +78,7 @@ impl Rows {
         Self {
             writing,
             catalogue,
-            tables: HashMap::new(),
+            tables: Tables::default(),
             table: None,
             widened: Vec::new(),
             open: Batch::default(),
@@ -148,9 +151,20 @@ impl Rows {
         // batches know stays the same then.
         let known = self.tables.get(&relation.id);
         if known.is_none_or(|known| **known != table) {
-            self.tables.insert(relation.id, Arc::new(table));
+            Arc::make_mut(&mut self.tables).insert(relation.id, Arc::new(table));
         }
         Ok(())
+    }
+
+    /// The tables as they are described now.
+    pub(super) fn tables(&self) -> Tables {
+        self.tables.clone()
+    }
+
+    /// From here on tables are as they were described at another time; returns how they were.
+    pub(super) fn replace_tables(&mut self, tables: Tables) -> Tables {
+        self.table = None;
+        std::mem::replace(&mut self.tables, tables)
     }
 
     /// The table of a relation.
