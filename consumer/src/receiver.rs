@@ -13,6 +13,7 @@ use walbench_metrics::sample::StreamPosition;
 use crate::delivery::Delivered;
 use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
+use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
 use crate::source::{Reconnecting, Source, Terms};
 use crate::stream::{Account, Machine, Status};
@@ -306,7 +307,7 @@ impl Receiver {
             Ok(connection) => {
                 self.link = Link::Up(connection);
                 self.read.reconnects += 1;
-                self.flusher.record(|recorder| recorder.reconnected());
+                self.flusher.record(Recorder::reconnected);
                 Ok(())
             }
             Err(error) => self.not_back(error),

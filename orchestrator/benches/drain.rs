@@ -12,7 +12,6 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
 
 #[path = "../../producer/tests/it/cluster.rs"]
-#[allow(dead_code, reason = "shared with the tests")]
 mod cluster;
 
 use std::collections::BTreeMap;
@@ -22,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use walbench_metrics::stamp::Stamp;
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_phases::plan::{SynchronousCommit, WriteMethod};
@@ -288,7 +288,7 @@ async fn drain(
 async fn drop_slot(admin: &Client) {
     let drop = "SELECT pg_drop_replication_slot('drain')";
     while let Err(error) = admin.execute(drop, &[]).await {
-        assert_eq!(error.code().map(|code| code.code()), Some("55006"), "{error}");
+        assert_eq!(error.code().map(SqlState::code), Some("55006"), "{error}");
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -53,8 +53,9 @@ pub(crate) struct Part {
 pub(crate) struct Segment {
     /// Phase and window the rows belong to; `None` for rows without a stamp of this run.
     pub due: Option<Due>,
-    /// When they were committed, in µs of the orchestrator's clock.
-    pub commit_us: i64,
+    /// When they were committed, in µs of the orchestrator's clock; `None` for rows that were
+    /// committed on another server first.
+    pub commit_us: Option<i64>,
     /// When they were received, in µs of the orchestrator's clock.
     pub received_us: i64,
     /// How many they are.
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     fn segment(commit_us: i64) -> Segment {
-        Segment { due: None, commit_us, received_us: 9, rows: 0 }
+        Segment { due: None, commit_us: Some(commit_us), received_us: 9, rows: 0 }
     }
 
     fn bounds(rows: u64, bytes: u64) -> Bounds {
@@ -162,7 +163,7 @@ mod tests {
         batch.count(1, 10, segment(1));
         batch.count(1, 10, segment(2));
         let rows: Vec<_> = batch.segments.iter().map(|s| (s.commit_us, s.rows)).collect();
-        assert_eq!(rows, [(1, 2), (2, 1)]);
+        assert_eq!(rows, [(Some(1), 2), (Some(2), 1)]);
     }
 
     #[test]

@@ -123,9 +123,9 @@ struct Held {
 }
 
 impl Machine {
-    pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
-        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
-        let Settings { confirmed_lsn, max_attempts, .. } = settings;
+    pub(crate) fn new(settings: &Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
+        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = *settings;
+        let Settings { confirmed_lsn, max_attempts, .. } = *settings;
         Self {
             bounds,
             max_in_flight_bytes,
@@ -277,12 +277,19 @@ impl Machine {
                 self.end_at(rollback.rollback_end_lsn);
                 Ok(())
             }
-            Message::Type(_) | Message::Origin { .. } => Ok(()),
+            Message::Origin { .. } => {
+                self.rows.comes_from_elsewhere();
+                Ok(())
+            }
             Message::StreamStop | Message::Prepare(_) => Err(protocol(format!(
                 "the end of something that did not begin, at {}",
                 lsn_text(lsn)
             ))),
-            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => Ok(()),
+            // Types are known from the catalogue; rows are handled before this.
+            Message::Type(_)
+            | Message::Insert { .. }
+            | Message::Update { .. }
+            | Message::Delete { .. } => Ok(()),
         }
     }
 
@@ -308,10 +315,11 @@ impl Machine {
             }
             (Inside::Preparing { .. }, b'P') => return self.end_of_prepare(lsn, body),
             (&Inside::Block { xid }, _) => {
-                let subxid = streamed_xid(body).map_err(|e| malformed(lsn, e))?;
-                // What has no transaction is an origin, which changes nothing.
-                let Some(subxid) = subxid else { return Ok(()) };
-                self.spool.add((xid, subxid), lsn, *tag, &rest[4..])
+                match streamed_xid(body).map_err(|e| malformed(lsn, e))? {
+                    Some(subxid) => self.spool.add((xid, subxid), lsn, *tag, &rest[4..]),
+                    // An origin, which is all of the transaction's.
+                    None => self.spool.add((xid, xid), lsn, *tag, rest),
+                }
             }
             (&Inside::Preparing { xid, .. }, _) => {
                 if *tag == b'R' && !is_planted(Fault::DescribeLate) {

@@ -67,7 +67,8 @@ pub(crate) struct Account {
 #[derive(Clone, Copy)]
 struct Transaction {
     commit_lsn: u64,
-    commit_us: i64,
+    /// When it was committed on this server, in µs of the orchestrator's clock, if that is known.
+    commit_us: Option<i64>,
     due: Option<Due>,
     stamp: Option<(u32, u32, u64)>,
     rows: u64,
@@ -109,10 +110,18 @@ impl Rows {
         }
         self.out_of_order += u64::from(commit_lsn <= self.last_commit_lsn);
         self.last_commit_lsn = commit_lsn;
-        let commit_us = commit_us - self.writing.server_correction_us;
+        let commit_us = Some(commit_us - self.writing.server_correction_us);
         self.transaction =
             Some(Transaction { commit_lsn, commit_us, due: None, stamp: None, rows: 0 });
         Ok(())
+    }
+
+    /// The transaction was replicated to this server: PostgreSQL gives the time of its commit on the
+    /// server where it was made, from which no lag of ours follows.
+    pub(super) fn comes_from_elsewhere(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.commit_us = None;
+        }
     }
 
     pub(super) fn commit(&mut self, commit_lsn: u64) -> Result<(), Failure> {
@@ -254,7 +263,7 @@ impl Rows {
                 Ok((part.encoded.len() - before) as u64)
             }
             Err(error) => {
-                self.widen(error)?;
+                self.widen(&error)?;
                 self.write(tuple, old, kind, lsn)
             }
         }
@@ -263,14 +272,14 @@ impl Rows {
     /// A column that was NOT NULL when the catalogue was read may not be any more: the row shows
     /// that it isn't. From here on the table is written with it as `Nullable`.
     #[cold]
-    fn widen(&mut self, error: EncodeError) -> Result<(), Failure> {
+    fn widen(&mut self, error: &EncodeError) -> Result<(), Failure> {
         let Some((relation, table)) = &mut self.table else { return Err(not_described(0)) };
-        let EncodeError::Value { column, source: Unencodable::Null, .. } = &error else {
-            return Err(unencodable(&error));
+        let EncodeError::Value { column, source: Unencodable::Null, .. } = error else {
+            return Err(unencodable(error));
         };
         let mut wider = Table::clone(table);
         if !wider.widen(column) {
-            return Err(unencodable(&error));
+            return Err(unencodable(error));
         }
         self.widened.push((*relation, column.clone()));
         *table = Arc::new(wider);

@@ -207,7 +207,7 @@ impl World {
             machines: 1,
             received: VecDeque::new(),
             statuses: VecDeque::new(),
-            machine: Machine::new(plan.settings(confirmed_lsn), Box::new(Unknown), start),
+            machine: Machine::new(&plan.settings(confirmed_lsn), Box::new(Unknown), start),
             machine_start_lsn: confirmed_lsn,
             machine_confirmed_lsn: confirmed_lsn,
             running: Vec::new(),
@@ -634,7 +634,7 @@ impl World {
 
     fn next_machine(&mut self) -> Step {
         let start_lsn = self.slot.confirmed_lsn;
-        let machine = Machine::new(self.plan.settings(start_lsn), Box::new(Unknown), self.now);
+        let machine = Machine::new(&self.plan.settings(start_lsn), Box::new(Unknown), self.now);
         let mut old = std::mem::replace(&mut self.machine, machine);
         let confirmed_lsn = old.confirmed_lsn();
         let (delivered, positions) =
