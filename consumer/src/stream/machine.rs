@@ -157,6 +157,9 @@ impl Machine {
         self.inside = None;
         self.end_replay();
         self.reply_wanted = false;
+        if is_planted(Fault::ForgetHoldWhenCut) {
+            self.held.clear();
+        }
         if !is_planted(Fault::KeepReceived) {
             self.received_lsn = self.resume_lsn();
         }
@@ -267,6 +270,7 @@ impl Machine {
                     return Ok(());
                 };
                 self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })?;
+                let tables = if is_planted(Fault::ReadAnew) { self.rows.tables() } else { tables };
                 let after = self.rows.replace_tables(tables);
                 self.replay = self.replay.take().map(|r| Replay { tables_after: Some(after), ..r });
                 Ok(())

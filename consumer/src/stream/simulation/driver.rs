@@ -88,6 +88,18 @@ pub(super) enum End {
     Dead,
 }
 
+/// All of them.
+pub(super) const ENDS: [End; 8] = [
+    End::Cut,
+    End::Crash,
+    End::Kill,
+    End::Overtake,
+    End::CrashAndKill,
+    End::Stop,
+    End::Quiet,
+    End::Dead,
+];
+
 /// How often what happened.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
@@ -95,7 +107,7 @@ pub(super) struct Counts {
     /// Cycles that ended at each boundary.
     pub at: [u64; BOUNDARIES.len()],
     /// Cycles that ended in each way.
-    pub ends: BTreeMap<String, u64>,
+    pub ends: [u64; ENDS.len()],
     pub messages: u64,
     pub transactions: u64,
 }
@@ -278,9 +290,7 @@ impl World {
 
     fn finish_cycle(&mut self, end: End) -> Result<(), Broken> {
         self.counts.cycles += 1;
-        if self.trace.is_some() {
-            *self.counts.ends.entry(format!("{end:?}")).or_default() += 1;
-        }
+        self.counts.ends[end as usize] += 1;
         self.is_smooth &= end == End::Quiet;
         let ended = match end {
             End::Cut => self.disconnect(),
