@@ -12,11 +12,11 @@
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
 //! running stream, `flusher` the way to the sink.
 
+pub mod catalogue;
 pub mod pgoutput;
 pub mod replication;
 pub mod rowbinary;
 
-mod catalogue;
 mod ceiling;
 mod delivery;
 mod flusher;

@@ -28,6 +28,7 @@ pub(crate) struct Receiver {
     machine: Machine,
     flusher: Arc<Flusher>,
     pace: Pace,
+    eager: bool,
     patience: Duration,
     until_lsn: u64,
     read: Read,
@@ -94,6 +95,7 @@ impl Receiver {
             machine,
             flusher,
             pace: Pace::default(),
+            eager: false,
             patience: Duration::ZERO,
             until_lsn: u64::MAX,
             read: Read::default(),
@@ -103,6 +105,11 @@ impl Receiver {
     /// How long a lost connection may take to come back.
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Reads as soon as there is anything, also while the stream is busy.
+    pub(crate) fn with_eager_reads(self, eager: bool) -> Self {
+        Self { eager, ..self }
     }
 
     /// Ends by itself once everything before this position was received.
@@ -245,7 +252,9 @@ impl Receiver {
         let taken = self.take_messages();
         self.tell_recorder(bytes as u64);
         taken?;
-        self.pace.after_read(bytes);
+        if !self.eager {
+            self.pace.after_read(bytes);
+        }
         Ok(())
     }
 

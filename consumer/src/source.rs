@@ -10,7 +10,7 @@ use walbench_phases::plan::{ColumnFormat, Consumer, Origin, Streaming};
 use crate::catalogue::Catalogue;
 use crate::pgoutput::Relation;
 use crate::replication::{Connection, ReplicationError, Stream, StreamOption, newest_protocol};
-use crate::rowbinary::Facts;
+use crate::rowbinary::{Policy, Table, TableFacts};
 use crate::stream::Describe;
 use crate::thread::StartError;
 
@@ -116,17 +116,23 @@ impl Terms {
         server_version: u32,
         catalogue: &Catalogue,
     ) -> Result<Self, StartError> {
+        let tables = catalogue.tables(Policy::from(plan));
+        let unreadable: Vec<_> = tables.iter().flat_map(Table::binary_unreadable).collect();
         let is_binary_known = StreamOption::Binary.is_known_to(server_version);
         let binary = match plan.column_format {
             ColumnFormat::Text => false,
-            ColumnFormat::Binary => catalogue.refuse_unreadable_binary().map(|()| true)?,
-            ColumnFormat::Auto => is_binary_known && catalogue.is_binary_readable(),
+            ColumnFormat::Binary => true,
+            ColumnFormat::Auto => is_binary_known && unreadable.is_empty(),
         };
         let newest = newest_protocol(server_version);
         let protocol_version = plan.protocol_version.unwrap_or(newest);
         let refused = |what: String, hint: &str| {
             Err(StartError { failure: Failure::new(what).hint(hint), is_usage: true })
         };
+        if plan.column_format == ColumnFormat::Binary && !unreadable.is_empty() {
+            let what = format!("the binary form of {} is not read", unreadable.join(", "));
+            return refused(what, "consumer.column_format = \"auto\" asks for text then");
+        }
         if protocol_version > newest {
             let what = format!(
                 "consumer.protocol_version = {protocol_version}: the server knows 1 to {newest}"
@@ -189,22 +195,27 @@ impl LiveCatalogue {
 
 impl Describe for LiveCatalogue {
     fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
-        let is_unknown = |column: &str| self.catalogue.facts(relation.id, column).is_none();
-        if !relation.columns.iter().any(|column| is_unknown(column.name)) {
+        let known = self.catalogue.facts(relation.id);
+        if known.is_some_and(|facts| facts.relation() == *relation) {
             return Ok(());
         }
-        // What the stream describes may be gone by now: then it stays unknown.
-        let looked_up = self.source.connection().and_then(|mut connection| {
-            self.catalogue.refresh(&mut connection, &self.source.publication)
-        });
-        looked_up.map_err(|error| {
-            Failure::new(format!("the new table {} can't be looked up", relation.name))
+        // The catalogue is ahead of the stream: what that describes may be gone by now, and then
+        // stays unknown.
+        let read = self
+            .source
+            .connection()
+            .and_then(|mut connection| Catalogue::read(&mut connection, &self.source.publication));
+        let later = read.map_err(|error| {
+            let table = format!("{}.{}", relation.namespace, relation.name);
+            Failure::new(format!("{table} is new or changed, and can't be looked up"))
                 .because(error.into_failure())
-        })
+        })?;
+        self.catalogue.learn(later);
+        Ok(())
     }
 
-    fn facts(&self, relation: u32, column: &str) -> Option<Facts> {
-        self.catalogue.facts(relation, column)
+    fn facts(&self, relation: u32) -> Option<&TableFacts> {
+        self.catalogue.facts(relation)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
 use crate::replication::ReplicationError;
-use crate::rowbinary::Policy;
+use crate::rowbinary::{Policy, Table};
 use crate::source::{LiveCatalogue, Opened, Source};
 use crate::stream::{Bounds, Machine, Settings, Writing};
 
@@ -78,9 +78,9 @@ pub(crate) async fn start(
 
 fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>), StartError> {
     let Task { source, plan, run, server_correction_us, until_lsn } = task;
-    let policy = Policy { out_of_range: plan.out_of_range, arrays: plan.arrays };
+    let policy = Policy::from(&plan);
     let Opened { mut connection, catalogue, terms, confirmed_lsn } = source.open(&plan)?;
-    let notes = catalogue.notes(policy);
+    let notes = catalogue.tables(policy).iter().filter_map(Table::notes).collect();
     let settings = Settings {
         confirmed_lsn,
         bounds: Bounds {
@@ -100,6 +100,7 @@ fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>),
     let machine = Machine::new(settings, describe, Instant::now());
     let receiver = Receiver::new(source, terms, connection, machine, flusher)
         .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
+        .with_eager_reads(plan.eager_reads)
         .with_end(until_lsn);
     Ok((receiver, notes))
 }

@@ -18,7 +18,7 @@ use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
 
 /// A plan is what `--set` changes; of this one only the consumer's part is used.
-const PLAN: &str = "[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
+const PLAN: &str = "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
 
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {

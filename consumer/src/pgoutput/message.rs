@@ -19,7 +19,9 @@ pub enum Message<'a> {
         /// The name that this server has for the other.
         name: &'a str,
     },
-    /// Describes a table; comes before its first row and after changes.
+    /// Describes a table; comes before its first row and after changes. In a stream block it is for
+    /// rows of that transaction and, once that is committed, of all later ones: it need not come
+    /// again.
     Relation(Relation<'a>),
     /// Names a type that is not built in; comes before the table that has it.
     Type(Type<'a>),
@@ -102,7 +104,7 @@ pub enum OldTuple<'a> {
 pub struct LogicalMessage<'a> {
     /// Belongs to the transaction it stands in.
     pub transactional: bool,
-    /// Its position.
+    /// Position behind it, as `pg_logical_emit_message` returned it.
     pub lsn: u64,
     /// Whom it is for.
     pub prefix: &'a str,
@@ -123,6 +125,7 @@ impl<'a> Message<'a> {
 
     /// Reads one message inside a stream block, with the transaction it belongs to: the block's, or
     /// a subtransaction of it. `None` for a message that belongs to none, such as the block's end.
+    /// Logical messages name the block's, even those written in a subtransaction.
     ///
     /// # Errors
     /// Those of [`Message::decode`].

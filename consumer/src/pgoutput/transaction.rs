@@ -8,7 +8,7 @@ pub struct Begin {
     /// Position of its commit record.
     pub commit_lsn: u64,
     /// When it was committed, by the server's clock, in µs since the Unix epoch. Taken before its
-    /// WAL was flushed.
+    /// WAL was flushed. Of a transaction with an origin, when it was committed there.
     pub commit_us: i64,
     /// Its id.
     pub xid: u32,

@@ -153,8 +153,8 @@ impl Connection {
     /// Makes a slot in the connection's database.
     ///
     /// # Errors
-    /// [`ReplicationError::SlotBlocked`] when it takes too long: then there is no slot. The
-    /// connection's, or the server's refusal.
+    /// [`ReplicationError::SlotBlocked`] when it takes too long, or the server's refusal: then there
+    /// is no slot. The connection's: then there may be one.
     pub fn create_slot(
         &mut self,
         wanted: &CreateSlot<'_>,

@@ -10,7 +10,7 @@ use super::create::Blockers;
 use super::lsn_text;
 use super::query::{quote, quote_identifier};
 use super::server_error::ServerError;
-use super::slot::{Foreign, Holder, LostReason};
+use super::slot::{Foreign, Holder, LostReason, PLUGIN};
 
 /// Why a replication connection can't be made or used.
 #[derive(Debug, Error)]
@@ -258,9 +258,13 @@ impl ReplicationError {
 
     fn slot_hint(&self) -> Option<String> {
         Some(match self {
-            Self::SlotMissing { slot } => format!("{}, or use --create-slot", create_text(slot)),
+            Self::SlotMissing { slot } => format!(
+                "create it: SELECT pg_create_logical_replication_slot({}, '{PLUGIN}'), or use \
+                 --create-slot",
+                quote(slot)
+            ),
             Self::SlotActive { .. } => ACTIVE_HINT.into(),
-            Self::SlotForeign { slot, foreign } => foreign.hint(&create_text(slot)),
+            Self::SlotForeign { foreign, .. } => foreign.hint(),
             Self::SlotLost { reason, .. } => reason.hint(),
             Self::SlotMoved { .. } => MOVED_HINT.into(),
             Self::SlotBlocked { .. } => BLOCKED_HINT.into(),
@@ -306,10 +310,6 @@ const BLOCKED_HINT: &str = "a slot can only be made where no transaction that wr
 
 fn holder_text(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "another connection".into(), ToString::to_string)
-}
-
-fn create_text(slot: &str) -> String {
-    format!("create it: SELECT pg_create_logical_replication_slot({}, 'pgoutput')", quote(slot))
 }
 
 /// Which of the limits it was is told by who found it: max_wal_senders when a process is made, the

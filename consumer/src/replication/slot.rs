@@ -146,11 +146,12 @@ pub enum Foreign {
 }
 
 impl Foreign {
-    pub(super) fn hint(&self, create: &str) -> String {
+    pub(super) fn hint(&self) -> String {
         match self {
-            Self::Physical | Self::Plugin(_) => {
-                format!("name another slot, or under another name {create}")
-            }
+            Self::Physical | Self::Plugin(_) => format!(
+                "name another slot, or create one: SELECT \
+                 pg_create_logical_replication_slot('…', '{PLUGIN}')"
+            ),
             Self::Database { theirs, .. } => {
                 format!("connect to database \"{theirs}\", or name a slot of this one")
             }

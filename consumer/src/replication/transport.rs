@@ -196,3 +196,23 @@ impl Write for Transport {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_gone_is_given_up_when_the_address_says() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let timeout = |option: &str| {
+            let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable{option}");
+            let address = PostgresAddress::parse(&url).unwrap();
+            let transport = Transport::connect(&address, None, Duration::from_secs(10)).unwrap();
+            socket2::SockRef::from(&transport).tcp_user_timeout().unwrap()
+        };
+        assert_eq!(timeout(""), Some(ACKNOWLEDGE_TIMEOUT));
+        assert_eq!(timeout("&tcp_user_timeout=5000"), Some(Duration::from_secs(5)));
+        assert_eq!(timeout("&tcp_user_timeout=0"), None);
+    }
+}

@@ -52,9 +52,9 @@ impl Files {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut written = Written::default();
         for (index, part) in batch.parts.iter().enumerate().filter(|(_, part)| part.rows > 0) {
-            let columns = part.table.column_types();
+            let columns = part.table.columns.iter();
             let columns: String = columns
-                .map(|(name, kind)| format!("{}\t{kind}\n", name.escape_default()))
+                .map(|c| format!("{}\t{}\n", c.name.escape_default(), c.clickhouse_type()))
                 .collect();
             self.keep(number, index, &part.table, "columns", columns.as_bytes())?;
             self.keep(number, index, &part.table, "rowbinary", &part.encoded)?;

@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn clearing_keeps_the_buffers_of_tables_in_use() {
         let tables =
-            ["a", "b"].map(|name| Arc::new(Table { name: name.into(), columns: Vec::new() }));
+            ["a", "b"].map(|name| Arc::new(Table { name: name.into(), ..Table::default() }));
         let mut batch = Batch::default();
         batch.part(&tables[0]).rows = 1;
         batch.part(&tables[0]).encoded.extend([0; 100]);

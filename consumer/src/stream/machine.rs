@@ -16,7 +16,7 @@ use crate::pgoutput::{
     Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
 };
 use crate::replication::{Frame, ReplicationError, frame, lsn_text};
-use crate::rowbinary::Facts;
+use crate::rowbinary::TableFacts;
 use crate::sink::SinkError;
 
 /// A status update is sent at least this often: PostgreSQL gives up on a client that is silent for
@@ -59,8 +59,8 @@ pub(crate) trait Describe: Send {
     /// It can't be looked up.
     fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure>;
 
-    /// What is known of a column.
-    fn facts(&self, relation: u32, column: &str) -> Option<Facts>;
+    /// What is known of a table.
+    fn facts(&self, relation: u32) -> Option<&TableFacts>;
 }
 
 /// What PostgreSQL is told.

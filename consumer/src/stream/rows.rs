@@ -37,6 +37,8 @@ pub(super) struct Rows {
     tables: Tables,
     /// The table that rows are of; the next row's most often is the last one's.
     table: Option<(u32, Arc<Table>)>,
+    /// Columns that were NULL though the catalogue says they never are.
+    widened: Vec<(u32, String)>,
     pub(super) open: Batch,
     /// When what is read now arrived, in µs of the orchestrator's clock.
     pub(super) received_us: i64,
@@ -79,6 +81,7 @@ impl Rows {
             catalogue,
             tables: Tables::default(),
             table: None,
+            widened: Vec::new(),
             open: Batch::default(),
             received_us: 0,
             transaction: None,
@@ -141,8 +144,11 @@ impl Rows {
 
     pub(super) fn describe(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
         self.catalogue.learn(relation)?;
-        let facts = |column: &str| self.catalogue.facts(relation.id, column);
-        let table = Table::new(relation, facts, self.writing.policy);
+        let facts = self.catalogue.facts(relation.id);
+        let mut table = Table::new(relation, facts, self.writing.policy);
+        for (_, column) in self.widened.iter().filter(|(id, _)| *id == relation.id) {
+            table.widen(column);
+        }
         self.table = None;
         // The same description comes again after many kinds of catalogue change; the table that
         // batches know stays the same then.
@@ -244,11 +250,35 @@ impl Rows {
         }
         let part = self.open.part(table);
         let before = part.encoded.len();
-        let clamped =
-            table.encode(tuple, old, kind, lsn, &mut part.encoded).map_err(|e| unencodable(&e))?;
-        self.account.clamped_values += u64::from(clamped);
-        part.rows += 1;
-        Ok((part.encoded.len() - before) as u64)
+        match table.encode(tuple, old, kind, lsn, &mut part.encoded) {
+            Ok(clamped) => {
+                self.account.clamped_values += u64::from(clamped);
+                part.rows += 1;
+                Ok((part.encoded.len() - before) as u64)
+            }
+            Err(error) => {
+                self.widen(error)?;
+                self.write(tuple, old, kind, lsn)
+            }
+        }
+    }
+
+    /// A column that was NOT NULL when the catalogue was read may not be any more: the row shows
+    /// that it isn't. From here on the table is written with it as `Nullable`.
+    #[cold]
+    fn widen(&mut self, error: EncodeError) -> Result<(), Failure> {
+        let Some((relation, table)) = &mut self.table else { return Err(not_described(0)) };
+        let EncodeError::Value { column, source: Unencodable::Null, .. } = &error else {
+            return Err(unencodable(&error));
+        };
+        let mut wider = Table::clone(table);
+        if !wider.widen(column) {
+            return Err(unencodable(&error));
+        }
+        self.widened.push((*relation, column.clone()));
+        *table = Arc::new(wider);
+        self.tables.insert(*relation, table.clone());
+        Ok(())
     }
 
     /// Counts one change.
@@ -278,16 +308,8 @@ fn not_described(relation: u32) -> Failure {
 #[cold]
 fn unencodable(error: &EncodeError) -> Failure {
     let failure = Failure::new("a row can't be replicated").caused_by(error);
-    match error {
-        EncodeError::Unchanged { table, .. } => failure.hint(format!(
-            "set postgres.replica_identity = \"full\", or ALTER TABLE {table} REPLICA IDENTITY FULL"
-        )),
-        EncodeError::Value { source: Unencodable::OutOfRange, .. } => failure.hint(
-            "consumer.out_of_range = \"clamp\" writes the nearest value that ClickHouse can hold",
-        ),
-        EncodeError::Value { source: Unencodable::Dimensions, .. } => {
-            failure.hint("consumer.arrays = \"text\" writes arrays of any dimensions as their text")
-        }
-        _ => failure,
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }

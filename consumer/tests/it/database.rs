@@ -38,6 +38,12 @@ macro_rules! on_every_server {
 }
 pub(crate) use on_every_server;
 
+/// An inline snapshot in a test that runs on every server, which must say the same on each.
+macro_rules! assert_said {
+    ($($snapshot:tt)*) => { insta::allow_duplicates! { insta::assert_snapshot!($($snapshot)*) } };
+}
+pub(crate) use assert_said;
+
 impl Database {
     /// An empty database on that version's server, which all tests share.
     pub(crate) async fn new(version: Version) -> Self {

@@ -1,5 +1,6 @@
 //! Ways to log in, and ways not to.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -7,10 +8,11 @@ use walbench_consumer::replication::Connection;
 use walbench_phases::address::{Host, PostgresAddress, SslMode, SslPolicy};
 
 use crate::cluster::{Cluster, Version};
-use crate::database::{Database, on_every_server};
+use crate::database::{Database, assert_said, on_every_server};
 
 on_every_server![
     trust_and_scram_log_in,
+    a_refused_login_is_said_with_what_to_do,
     the_old_ways_log_in,
     tls_is_verified_as_far_as_the_policy_says,
     what_can_not_be_reached_is_said_without_the_password,
@@ -56,6 +58,40 @@ async fn trust_and_scram_log_in(version: Version) {
     address.password = None;
     let refused = log_in(&address).unwrap_err();
     assert!(refused.contains("wants a password and the URL has none"), "{refused}");
+}
+
+async fn a_refused_login_is_said_with_what_to_do(version: Version) {
+    let database = Database::new(version).await;
+    let mut address = over_tcp(&database.address, SslMode::Disable);
+    address.password = Some("secret".into());
+    let refused = |user: &str, database: &str| {
+        let mut address = address.with_database(database);
+        address.user = Some(user.into());
+        let error = Connection::open(&address, "test").unwrap_err();
+        assert!(error.is_usage() && !error.is_transient(), "{error:?}");
+        // The server's own words change from version to version.
+        let words = error.source().unwrap().to_string();
+        let text = error.into_failure().to_string();
+        assert!(!text.contains("secret"), "{text}");
+        text.replace(&words, "<its words>")
+    };
+    // Wrong password, or no such user: the server does not tell them apart.
+    assert_said!(refused("password_user", "postgres"), @r#"
+    error: PostgreSQL refused the login of user "password_user"
+      caused by: <its words>
+      hint: check user, password and pg_hba.conf (a line for `replication` is not needed; logical replication uses the database's line)
+    "#);
+    // No line of pg_hba.conf.
+    assert_said!(refused("stranger", "postgres"), @r#"
+    error: PostgreSQL refused the login of user "stranger"
+      caused by: <its words>
+      hint: check user, password and pg_hba.conf (a line for `replication` is not needed; logical replication uses the database's line)
+    "#);
+    assert_said!(refused("postgres", "no\"where"), @r#"
+    error: database "no"where" does not exist
+      caused by: <its words>
+      hint: name another database in the address, or CREATE DATABASE "no""where"
+    "#);
 }
 
 async fn the_old_ways_log_in(version: Version) {

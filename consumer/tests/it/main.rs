@@ -6,6 +6,11 @@
 mod cluster;
 mod database;
 mod logins;
+mod protocol;
+mod reader;
 mod rows;
 mod session;
+mod slots;
+mod type_values;
+mod types;
 mod worker;

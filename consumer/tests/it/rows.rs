@@ -1,8 +1,11 @@
 //! Real rows through decoding and encoding, value by value.
 
+use std::time::Duration;
+use walbench_consumer::catalogue::Catalogue;
+
 use walbench_consumer::pgoutput::{Message, OldTuple};
 use walbench_consumer::replication::{Connection, Frame, Stream, frame};
-use walbench_consumer::rowbinary::{Facts, Policy, RowKind, Table};
+use walbench_consumer::rowbinary::{Policy, RowKind, Table};
 use walbench_phases::plan::{Arrays, OutOfRange};
 
 use crate::cluster::Version;
@@ -10,12 +13,34 @@ use crate::database::{Database, PUBLICATION, on_every_server};
 
 on_every_server![values_arrive_as_clickhouse_reads_them, nulls_deletions_and_versions_are_marked];
 
-const POLICY: Policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
+/// What a plan says of values if it says nothing.
+pub(crate) const POLICY: Policy =
+    Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
 
-/// Streams what was written up to now, and hands over each message with its position.
-fn stream(database: &Database, until_commits: usize, mut take: impl FnMut(u64, Message<'_>)) {
+/// What the server knows of the published tables.
+pub(crate) fn catalogue(database: &Database) -> Catalogue {
     let mut connection = Connection::open(&database.address, "test").unwrap();
-    connection.start(&Stream::new(&database.slot, PUBLICATION)).unwrap();
+    Catalogue::read(&mut connection, PUBLICATION).unwrap()
+}
+
+/// Streams what was written up to now, and hands over each message with its position. Nothing is
+/// confirmed: the next stream has the same.
+pub(crate) fn stream(
+    database: &Database,
+    binary: bool,
+    until_commits: usize,
+    mut take: impl FnMut(u64, Message<'_>),
+) {
+    let stream = Stream { binary, ..Stream::new(&database.slot, PUBLICATION) };
+    let mut connection = loop {
+        let mut connection = Connection::open(&database.address, "test").unwrap();
+        match connection.start(&stream) {
+            Ok(()) => break connection,
+            // The stream before it may not have gone yet.
+            Err(e) => assert!(e.is_slot_active(), "{e:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
     let mut commits = 0;
     while commits < until_commits {
         while let Some((tag, body)) = connection.input.next_message().unwrap() {
@@ -32,8 +57,6 @@ fn stream(database: &Database, until_commits: usize, mut take: impl FnMut(u64, M
     }
     connection.terminate();
 }
-
-const NOT_NULL: Option<Facts> = Some(Facts { not_null: true, primary_key: false });
 
 /// Bytes of a value without the mark of NULL, as ClickHouse's manual gives them.
 fn string(text: &str) -> Vec<u8> {
@@ -72,15 +95,18 @@ async fn values_arrive_as_clickhouse_reads_them(version: Version) {
         ),
     ];
     let columns: Vec<_> =
-        values.iter().enumerate().map(|(n, (kind, ..))| format!("c{n} {kind}")).collect();
+        values.iter().enumerate().map(|(n, (kind, ..))| format!("c{n} {kind} NOT NULL")).collect();
     let database =
         Database::with(version, &format!("CREATE TABLE t ({})", columns.join(", "))).await;
     let literals: Vec<_> = values.iter().map(|(_, literal, _)| *literal).collect();
     database.execute(&format!("INSERT INTO t VALUES ({})", literals.join(", "))).await;
 
     let (mut table, mut encoded) = (None, Vec::new());
-    stream(&database, 1, |_, message| match message {
-        Message::Relation(relation) => table = Some(Table::new(&relation, |_| NOT_NULL, POLICY)),
+    let catalogue = catalogue(&database);
+    stream(&database, false, 1, |_, message| match message {
+        Message::Relation(relation) => {
+            table = Some(Table::new(&relation, catalogue.facts(relation.id), POLICY));
+        }
         Message::Insert { new, .. } => {
             let table = table.as_ref().unwrap();
             table.encode(new, None, RowKind::Present, 7, &mut encoded).unwrap();
@@ -104,12 +130,11 @@ async fn nulls_deletions_and_versions_are_marked(version: Version) {
     database.execute("DELETE FROM t WHERE id = 2").await;
 
     let (mut table, mut rows, mut versions) = (None, Vec::new(), Vec::new());
-    stream(&database, 3, |lsn, message| {
-        let facts =
-            |column: &str| Some(Facts { not_null: column == "id", primary_key: column == "id" });
+    let catalogue = catalogue(&database);
+    stream(&database, false, 3, |lsn, message| {
         let (tuple, kind) = match message {
             Message::Relation(relation) => {
-                return table = Some(Table::new(&relation, facts, POLICY));
+                return table = Some(Table::new(&relation, catalogue.facts(relation.id), POLICY));
             }
             Message::Insert { new, .. } => (new, RowKind::Present),
             Message::Update { old: Some(OldTuple::Key(old)), new, .. } => {

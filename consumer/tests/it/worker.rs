@@ -19,6 +19,7 @@ on_every_server![
     writes_elsewhere_move_the_slot_too,
     an_unchanged_large_value_is_taken_from_the_old_row_or_refused,
     what_it_can_not_stream_is_said_with_what_to_do,
+    a_lost_connection_comes_back_and_loses_nothing,
     it_ends_when_its_link_or_its_server_does,
 ];
 
@@ -196,12 +197,34 @@ async fn what_it_can_not_stream_is_said_with_what_to_do(version: Version) {
     assert!(failure.contains("publication") && failure.contains("does not exist"), "{failure}");
 }
 
-async fn it_ends_when_its_link_or_its_server_does(version: Version) {
-    let database = Database::with(version, TABLE).await;
-    let mut session = Session::streaming(&database, &json!({})).await;
+/// Ends the session that streams, as a restarting server does.
+async fn end_walsender(database: &Database) {
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
                WHERE slot_name::text = $1";
     database.client.execute(end, &[&database.slot]).await.unwrap();
+}
+
+async fn a_lost_connection_comes_back_and_loses_nothing(version: Version) {
+    let database = Database::with(version, TABLE).await;
+    let mut session = Session::streaming(&database, &json!({ "flush_batch_size": 7 })).await;
+    for round in 0..5 {
+        let from = round * 1_000;
+        let insert =
+            format!("INSERT INTO t SELECT n, 'x' FROM generate_series({from}, {from} + 999) n");
+        database.execute(&insert).await;
+        end_walsender(&database).await;
+    }
+    session.drained(&database).await;
+    let (delivered, samples) = session.stop().await;
+    let counts = sum(&samples);
+    assert!(counts.reconnects >= 1, "{counts:?}");
+    assert!(delivered.unstamped_rows >= 5_000, "{delivered:?}");
+}
+
+async fn it_ends_when_its_link_or_its_server_does(version: Version) {
+    let database = Database::with(version, TABLE).await;
+    let mut session = Session::streaming(&database, &json!({ "reconnect_sec": 0 })).await;
+    end_walsender(&database).await;
     let failure = session.failure().await;
     assert!(failure.contains("ended the replication stream"), "{failure}");
     assert!(session.worker.await.unwrap().is_err());

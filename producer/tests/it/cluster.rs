@@ -42,10 +42,13 @@ wait "$server"
 rm -rf "$2"
 "#;
 
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 11] = [
     "listen_addresses = '127.0.0.1'",
     "wal_level = logical",
     "max_connections = 200",
+    "max_prepared_transactions = 20",
+    "max_replication_slots = 100",
+    "max_wal_senders = 50",
     "shared_buffers = 128MB",
     "fsync = off",
     "deadlock_timeout = 100ms",
