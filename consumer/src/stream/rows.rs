@@ -277,7 +277,7 @@ impl Rows {
         }
         self.widened.push((*relation, column.clone()));
         *table = Arc::new(wider);
-        self.tables.insert(*relation, table.clone());
+        Arc::make_mut(&mut self.tables).insert(*relation, table.clone());
         Ok(())
     }
 

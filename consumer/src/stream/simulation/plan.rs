@@ -10,7 +10,7 @@ use super::draw::Draw;
 use super::message::RUN;
 use super::server::Options;
 use crate::pgoutput::Relation;
-use crate::rowbinary::{Facts, Policy};
+use crate::rowbinary::{Policy, TableFacts};
 use crate::stream::{Bounds, Describe, Settings, Writing};
 
 /// How a simulation is set up.
@@ -100,7 +100,7 @@ impl Describe for Unknown {
         Ok(())
     }
 
-    fn facts(&self, _relation: u32, _column: &str) -> Option<Facts> {
+    fn facts(&self, _relation: u32) -> Option<&TableFacts> {
         None
     }
 }
