@@ -125,13 +125,13 @@ struct Held {
 impl Machine {
     pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
         let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
-        let Settings { confirmed_lsn, max_attempts, .. } = settings;
+        let Settings { confirmed_lsn, max_attempts, spool_memory_bytes, spool_dir, .. } = settings;
         Self {
             bounds,
             max_in_flight_bytes,
             rows: Rows::new(settings.writing, catalogue),
             flushes: Flushes::new(flush_concurrency, max_attempts, confirmed_lsn),
-            spool: Spool::new(settings.spool_dir.as_deref(), settings.spool_memory_bytes),
+            spool: Spool::new(spool_dir.as_deref(), spool_memory_bytes),
             inside: None,
             replay: None,
             held: Vec::new(),
@@ -281,12 +281,16 @@ impl Machine {
                 self.end_at(rollback.rollback_end_lsn);
                 Ok(())
             }
-            Message::Type(_) | Message::Origin { .. } => Ok(()),
             Message::StreamStop | Message::Prepare(_) => Err(protocol(format!(
                 "the end of something that did not begin, at {}",
                 lsn_text(lsn)
             ))),
-            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => Ok(()),
+            // Rows are handled where they come in; the rest changes nothing.
+            Message::Insert { .. }
+            | Message::Update { .. }
+            | Message::Delete { .. }
+            | Message::Type(_)
+            | Message::Origin { .. } => Ok(()),
         }
     }
 

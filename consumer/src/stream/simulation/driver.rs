@@ -2,6 +2,7 @@
 //! fault at a boundary that was drawn before it began, and what was promised is checked all along.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
@@ -10,8 +11,10 @@ use super::check::{Broken, Durable, Promise, equal, ledger};
 use super::database::{Database, Txn};
 use super::draw::Draw;
 use super::plan::{Plan, Unknown};
-use super::server::{Slot, Walsender};
+use super::server::{Options, Slot, Walsender};
 use super::sink::Sink;
+use crate::pgoutput::Message;
+use crate::replication::{Frame, frame};
 use crate::sink::SinkError;
 use crate::stream::{Job, Machine, Work};
 
@@ -183,7 +186,8 @@ pub(super) fn run(seed: u64, is_traced: bool) -> Ran {
     Ran { counts: world.counts, result, trace: world.trace.unwrap_or_default() }
 }
 
-fn refused(failure: Failure) -> Stop {
+/// The machine refuses something that it must not.
+fn refused(failure: impl fmt::Display) -> Stop {
     Broken::new(Promise::StreamIsUnderstood, failure.to_string()).into()
 }
 
@@ -379,7 +383,7 @@ impl World {
             return broken(Promise::StreamIsUnderstood, "the slot was moved by somebody else");
         }
         let two_phase = self.machines > self.plan.two_phase_from;
-        let options = super::server::Options { two_phase, ..self.plan.options };
+        let options = Options { two_phase, ..self.plan.options };
         let start_lsn = self.machine.resume_lsn();
         note!(self, "connect at {start_lsn}, {:?}", self.slot);
         let (slot, database) = (&mut self.slot, &self.database);
@@ -830,8 +834,6 @@ fn work(work: &Work) -> String {
 
 /// A CopyData body in words.
 fn readable(body: &[u8]) -> String {
-    use crate::pgoutput::Message;
-    use crate::replication::{Frame, frame};
     match frame(body) {
         Some(Frame::Keepalive { end_lsn, reply }) => format!("keepalive {end_lsn} {reply}"),
         Some(Frame::Data { lsn, body }) => {
