@@ -97,7 +97,7 @@ fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>),
     };
     source.start(&mut connection, &terms, confirmed_lsn)?;
     let describe = Box::new(LiveCatalogue::new(source.clone(), catalogue));
-    let machine = Machine::new(&settings, describe, Instant::now());
+    let machine = Machine::new(settings, describe, Instant::now());
     let receiver = Receiver::new(source, terms, connection, machine, flusher)
         .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
         .with_eager_reads(plan.eager_reads)

@@ -30,6 +30,12 @@ pub(super) enum Fault {
     KeepAborted,
     /// What a prepared transaction describes is known to none but itself.
     DescribeLate,
+    /// Rows of a prepared transaction are read with the tables as they are when it is committed.
+    ReadAnew,
+    /// The open batch outlives its connection.
+    KeepBatch,
+    /// A lost connection takes along that transactions are prepared.
+    ForgetHoldWhenCut,
     /// A lost connection leaves what was received as received.
     KeepReceived,
     /// Nothing holds back a stream that comes faster than the sink takes it.

@@ -123,15 +123,15 @@ struct Held {
 }
 
 impl Machine {
-    pub(crate) fn new(settings: &Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
-        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = *settings;
-        let Settings { confirmed_lsn, max_attempts, .. } = *settings;
+    pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
+        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
+        let Settings { confirmed_lsn, max_attempts, spool_memory_bytes, spool_dir, .. } = settings;
         Self {
             bounds,
             max_in_flight_bytes,
             rows: Rows::new(settings.writing, catalogue),
             flushes: Flushes::new(flush_concurrency, max_attempts, confirmed_lsn),
-            spool: Spool::new(settings.spool_dir.as_deref(), settings.spool_memory_bytes),
+            spool: Spool::new(spool_dir.as_deref(), spool_memory_bytes),
             inside: None,
             replay: None,
             held: Vec::new(),
@@ -157,6 +157,9 @@ impl Machine {
         self.inside = None;
         self.end_replay();
         self.reply_wanted = false;
+        if is_planted(Fault::ForgetHoldWhenCut) {
+            self.held.clear();
+        }
         if !is_planted(Fault::KeepReceived) {
             self.received_lsn = self.resume_lsn();
         }
@@ -267,6 +270,7 @@ impl Machine {
                     return Ok(());
                 };
                 self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })?;
+                let tables = if is_planted(Fault::ReadAnew) { self.rows.tables() } else { tables };
                 let after = self.rows.replace_tables(tables);
                 self.replay = self.replay.take().map(|r| Replay { tables_after: Some(after), ..r });
                 Ok(())

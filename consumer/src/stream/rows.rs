@@ -8,6 +8,7 @@ use walbench_metrics::{Failure, Window};
 
 use super::batch::{Batch, Due, Segment};
 use super::confirmations::Ended;
+use super::fault::{Fault, is_planted};
 use super::machine::{Describe, protocol};
 use crate::pgoutput::{LogicalMessage, OldTuple, Relation, Tuple};
 use crate::replication::lsn_text;
@@ -93,7 +94,9 @@ impl Rows {
 
     /// Forgets what is not whole: it comes again.
     pub(super) fn restart(&mut self) {
-        self.open.clear();
+        if !is_planted(Fault::KeepBatch) {
+            self.open.clear();
+        }
         self.transaction = None;
         self.last_commit_lsn = 0;
     }

@@ -2,6 +2,10 @@
 //! decides. It is cut off, killed, restarted and overtaken at every boundary, and what it promises
 //! is checked after each step; see [`check::Promise`].
 
+#[macro_use]
+mod trace;
+
+mod boundary;
 mod check;
 mod database;
 mod draw;
@@ -12,13 +16,20 @@ mod replay;
 mod server;
 mod sink;
 
+use boundary::{BOUNDARIES, Counts, ENDS};
 use check::Promise;
-use driver::{BOUNDARIES, Counts, run};
+use driver::run;
 
 use super::fault::{Fault, Planted};
 
 /// Runs one seed alone and prints all of it.
 const SEED_VARIABLE: &str = "WALBENCH_SIMULATION_SEED";
+
+/// Runs more cycles, or fewer.
+const CYCLES_VARIABLE: &str = "WALBENCH_SIMULATION_CYCLES";
+
+/// Cycles that are run unless it says otherwise.
+const CYCLES: u64 = if cfg!(debug_assertions) { 5_000 } else { 100_000 };
 
 /// Steps that are printed of a seed that fails.
 const PRINTED_STEPS: usize = 150;
@@ -55,6 +66,15 @@ fn add(counts: &mut Counts, more: &Counts) {
     counts.messages += more.messages;
     counts.transactions += more.transactions;
     counts.at.iter_mut().zip(more.at).for_each(|(sum, n)| *sum += n);
+    counts.ends.iter_mut().zip(more.ends).for_each(|(sum, n)| *sum += n);
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..30 {
+        let [first, second] = [run(seed, true), run(seed, true)];
+        assert!(first.trace == second.trace, "seed {seed} ran in two ways");
+    }
 }
 
 #[test]
@@ -66,7 +86,7 @@ fn a_hundred_thousand_cycles() {
         println!("{:?}\n{:?}", ran.counts, ran.result);
         return assert!(ran.result.is_ok());
     }
-    let wanted = if cfg!(debug_assertions) { 5_000 } else { 100_000 };
+    let wanted = std::env::var(CYCLES_VARIABLE).map_or(CYCLES, |cycles| cycles.parse().unwrap());
     let started = std::time::Instant::now();
     let mut counts = Counts::default();
     for seed in 0.. {
@@ -75,10 +95,17 @@ fn a_hundred_thousand_cycles() {
             break;
         }
     }
-    println!("{counts:?} in {:?}", started.elapsed());
+    println!("{} messages, {} transactions", counts.messages, counts.transactions);
+    println!("{} cycles in {:?}", counts.cycles, started.elapsed());
     for boundary in BOUNDARIES {
         let cycles = counts.at[boundary as usize];
-        assert!(cycles * 50 >= wanted, "{boundary:?} ended {cycles} of {wanted} cycles");
+        println!("{cycles:8} ended at {boundary:?}");
+        assert!(cycles * 100 >= wanted, "{boundary:?} ended {cycles} of {wanted} cycles");
+    }
+    for end in ENDS {
+        let cycles = counts.ends[end as usize];
+        println!("{cycles:8} ended with {end:?}");
+        assert!(cycles * 200 >= wanted, "{end:?} ended {cycles} of {wanted} cycles");
     }
 }
 
@@ -88,7 +115,7 @@ const FAULTY_SEEDS: u64 = 1_000;
 #[test]
 fn every_planted_fault_is_found() {
     use Promise::*;
-    let expected: [(Fault, &[Promise]); 13] = [
+    let expected: [(Fault, &[Promise]); 16] = [
         (Fault::ConfirmEarly, &[ConfirmedIsDurable]),
         (Fault::MarkEarly, &[ConfirmedIsDurable]),
         (Fault::ConfirmOutOfOrder, &[ConfirmedIsDurable, LedgerIsTrue]),
@@ -100,6 +127,9 @@ fn every_planted_fault_is_found() {
         (Fault::KeepSpool, &[LedgerIsTrue, StreamIsUnderstood]),
         (Fault::KeepAborted, &[StatesAreEqual, LedgerIsTrue]),
         (Fault::DescribeLate, &[StreamIsUnderstood]),
+        (Fault::ReadAnew, &[StreamIsUnderstood]),
+        (Fault::KeepBatch, &[ConfirmedIsDurable]),
+        (Fault::ForgetHoldWhenCut, &[ConfirmedIsDurable]),
         (Fault::KeepReceived, &[EverythingEnds]),
         (Fault::IgnoreRoom, &[MemoryIsBounded]),
     ];

@@ -221,7 +221,7 @@ fn machine(bounds: Bounds, confirmed_lsn: u64, now: Instant) -> Machine {
         spool_dir: None,
         writing: writing(),
     };
-    Machine::new(&settings, Box::new(Unknown), now)
+    Machine::new(settings, Box::new(Unknown), now)
 }
 
 fn act() -> impl Strategy<Value = Act> {

@@ -1,17 +1,22 @@
 //! What happens, from a seed: every step is drawn, every cycle of a consumer's life ends with a
 //! fault at a boundary that was drawn before it began, and what was promised is checked all along.
 
+mod ends;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
 
-use super::check::{Broken, Durable, Promise, equal, ledger};
-use super::database::{Database, Txn};
+use super::boundary::{BOUNDARIES, Boundary, Counts, End};
+use super::check::{Broken, Durable, Promise};
+use super::database::Database;
 use super::draw::Draw;
 use super::plan::{Plan, Unknown};
-use super::server::{Slot, Walsender};
+use super::server::{Options, Slot, Walsender};
 use super::sink::Sink;
+use super::trace::{readable, work};
 use crate::sink::SinkError;
 use crate::stream::{Job, Machine, Work};
 
@@ -29,76 +34,6 @@ const LEAST_JOB_BYTES: u64 = 18;
 
 /// Bytes that a transaction takes at least which has ended and is not durable.
 const LEAST_TRANSACTION_BYTES: u64 = 16;
-
-/// Between two of these a fault is different from one before or after them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Boundary {
-    BeforeReceive,
-    AfterReceive,
-    BeforeDecode,
-    AfterDecode,
-    BeforeReplay,
-    AfterReplay,
-    BeforeBatch,
-    AfterBatch,
-    BeforeSend,
-    AfterSend,
-    BeforeAcknowledge,
-    AfterAcknowledge,
-    BeforeConfirm,
-    AfterConfirm,
-}
-
-/// All of them.
-pub(super) const BOUNDARIES: [Boundary; 14] = [
-    Boundary::BeforeReceive,
-    Boundary::AfterReceive,
-    Boundary::BeforeDecode,
-    Boundary::AfterDecode,
-    Boundary::BeforeReplay,
-    Boundary::AfterReplay,
-    Boundary::BeforeBatch,
-    Boundary::AfterBatch,
-    Boundary::BeforeSend,
-    Boundary::AfterSend,
-    Boundary::BeforeAcknowledge,
-    Boundary::AfterAcknowledge,
-    Boundary::BeforeConfirm,
-    Boundary::AfterConfirm,
-];
-
-/// How a cycle ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// The connection is lost.
-    Cut,
-    /// The server dies, and with it what of the slot was not written to disk.
-    Crash,
-    /// The consumer dies.
-    Kill,
-    /// The consumer dies, and what it had under way goes on beside the next one.
-    Overtake,
-    /// Both die.
-    CrashAndKill,
-    /// The consumer is stopped.
-    Stop,
-    /// Nothing more happens until everything is where it belongs.
-    Quiet,
-    /// The sink fails for good, and the consumer with it.
-    Dead,
-}
-
-/// How often what happened.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Counts {
-    pub cycles: u64,
-    /// Cycles that ended at each boundary.
-    pub at: [u64; BOUNDARIES.len()],
-    /// Cycles that ended in each way.
-    pub ends: BTreeMap<String, u64>,
-    pub messages: u64,
-    pub transactions: u64,
-}
 
 /// Why a step ends early.
 enum Stop {
@@ -150,8 +85,6 @@ struct World {
     failures: BTreeMap<u64, u32>,
     next_number: u64,
     sink: Sink,
-    /// Every job fails from here on.
-    sink_is_dead: bool,
     durable: Durable,
     /// Nothing has gone wrong so far: nothing may come twice.
     is_smooth: bool,
@@ -171,7 +104,8 @@ pub(super) fn run(seed: u64, is_traced: bool) -> Ran {
     Ran { counts: world.counts, result, trace: world.trace.unwrap_or_default() }
 }
 
-fn refused(failure: Failure) -> Stop {
+/// The machine refuses something that it must not.
+fn refused(failure: impl fmt::Display) -> Stop {
     Broken::new(Promise::StreamIsUnderstood, failure.to_string()).into()
 }
 
@@ -182,16 +116,6 @@ fn broken<T>(promise: Promise, how: impl Into<String>) -> Result<T, Stop> {
 /// What a sink did that it can't have done.
 fn mangled(how: String) -> Broken {
     Broken::new(Promise::StatesAreEqual, how)
-}
-
-/// Notes a step, if somebody reads along.
-macro_rules! note {
-    ($world:expr, $($arg:tt)*) => {
-        if let Some(trace) = &mut $world.trace {
-            let ms = ($world.now - $world.start).as_micros() as f64 / 1_000.0;
-            trace.push(format!("{ms:10.3} ms  {}", format!($($arg)*)));
-        }
-    };
 }
 
 impl World {
@@ -207,14 +131,13 @@ impl World {
             machines: 1,
             received: VecDeque::new(),
             statuses: VecDeque::new(),
-            machine: Machine::new(&plan.settings(confirmed_lsn), Box::new(Unknown), start),
+            machine: Machine::new(plan.settings(confirmed_lsn), Box::new(Unknown), start),
             machine_start_lsn: confirmed_lsn,
             machine_confirmed_lsn: confirmed_lsn,
             running: Vec::new(),
             failures: BTreeMap::new(),
             next_number: 0,
             sink: Sink::default(),
-            sink_is_dead: false,
             durable: Durable::default(),
             is_smooth: true,
             start,
@@ -274,27 +197,6 @@ impl World {
             (2, End::Stop),
             (3, End::Quiet),
         ])
-    }
-
-    fn finish_cycle(&mut self, end: End) -> Result<(), Broken> {
-        self.counts.cycles += 1;
-        if self.trace.is_some() {
-            *self.counts.ends.entry(format!("{end:?}")).or_default() += 1;
-        }
-        self.is_smooth &= end == End::Quiet;
-        let ended = match end {
-            End::Cut => self.disconnect(),
-            End::Crash => self.crash(),
-            End::Kill | End::Overtake => self.kill(end),
-            End::CrashAndKill => self.crash().and_then(|()| self.kill(end)),
-            End::Stop => self.stop(),
-            End::Quiet => self.settle(),
-            End::Dead => self.die(),
-        };
-        ended.and_then(|()| self.check().map_err(Stop::Broken)).map_err(|stop| match stop {
-            Stop::Broken(broken) => broken,
-            Stop::Boundary(_) => unreachable!("no boundary ends what ends a cycle"),
-        })
     }
 
     /// Passes a boundary, or ends there.
@@ -369,7 +271,7 @@ impl World {
             return broken(Promise::StreamIsUnderstood, "the slot was moved by somebody else");
         }
         let two_phase = self.machines > self.plan.two_phase_from;
-        let options = super::server::Options { two_phase, ..self.plan.options };
+        let options = Options { two_phase, ..self.plan.options };
         let start_lsn = self.machine.resume_lsn();
         note!(self, "connect at {start_lsn}, {:?}", self.slot);
         let (slot, database) = (&mut self.slot, &self.database);
@@ -585,261 +487,5 @@ impl World {
             _ => self.now + Duration::from_micros(self.draw.between(1, 900)),
         };
         Ok(())
-    }
-}
-
-/// How cycles end.
-impl World {
-    /// Some of what was on its way to the server arrives.
-    fn lose_connection(&mut self) -> Step {
-        while !self.statuses.is_empty() && self.draw.chance(50) {
-            self.confirm()?;
-        }
-        self.statuses.clear();
-        self.received.clear();
-        self.walsender = None;
-        Ok(())
-    }
-
-    fn disconnect(&mut self) -> Step {
-        if self.walsender.is_none() {
-            return Ok(());
-        }
-        self.lose_connection()?;
-        self.machine.disconnected();
-        Ok(())
-    }
-
-    fn crash(&mut self) -> Step {
-        self.disconnect()?;
-        self.database.crash(&mut self.draw);
-        self.slot.confirmed_lsn = self.slot.persisted_lsn;
-        self.durable.forget();
-        self.check_durable()
-    }
-
-    fn kill(&mut self, end: End) -> Step {
-        self.lose_connection()?;
-        while let Some(Running { job, is_applied }) = self.running.pop() {
-            match self.draw.below(3) {
-                _ if is_applied => {}
-                0 => self.sink.apply(&job.work).map_err(mangled)?,
-                1 if end == End::Overtake => self.sink.keep(&job.work).map_err(mangled)?,
-                _ => {}
-            }
-        }
-        self.check_durable()?;
-        self.next_machine()
-    }
-
-    fn next_machine(&mut self) -> Step {
-        let start_lsn = self.slot.confirmed_lsn;
-        let machine = Machine::new(&self.plan.settings(start_lsn), Box::new(Unknown), self.now);
-        let mut old = std::mem::replace(&mut self.machine, machine);
-        let confirmed_lsn = old.confirmed_lsn();
-        let (delivered, positions) =
-            (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
-        ledger(&delivered, positions, &self.slot, &self.database, &self.sink)?;
-        self.machines += 1;
-        self.machine_start_lsn = start_lsn;
-        self.machine_confirmed_lsn = start_lsn;
-        self.running.clear();
-        self.failures.clear();
-        self.next_number = 0;
-        Ok(())
-    }
-
-    /// As the receiving thread ends: with what was received durable.
-    fn stop(&mut self) -> Step {
-        let received_lsn = self.machine.received_lsn();
-        for _ in 0..2_000 {
-            if self.machine.is_idle() {
-                break;
-            }
-            self.machine.cut();
-            if self.machine.wants_to_advance() {
-                self.machine.advance().map_err(refused)?;
-            }
-            self.flush_all()?;
-            self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
-        }
-        if !self.machine.is_idle() {
-            return broken(Promise::EverythingEnds, "a stopped machine does not become idle");
-        }
-        if self.walsender.is_some() {
-            let status = self.machine.status_now(self.now);
-            note!(self, "{status:?}");
-            self.statuses.push_back(status.flushed_lsn);
-            while !self.statuses.is_empty() {
-                self.confirm()?;
-            }
-        }
-        self.check_received(received_lsn)?;
-        self.lose_connection()?;
-        self.next_machine()
-    }
-
-    /// What a stopped machine has received is durable, up to what is prepared and not decided.
-    fn check_received(&mut self, received_lsn: u64) -> Step {
-        let is_undecided = |txn: &&Txn| txn.ended.is_none_or(|end| end.end_lsn > received_lsn);
-        let txns = self.database.txns.iter().filter(is_undecided);
-        let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
-        let expected = received_lsn.min(oldest.unwrap_or(received_lsn));
-        let confirmed_lsn = self.machine.confirmed_lsn();
-        if confirmed_lsn < expected {
-            let how = format!("received up to {received_lsn}, and confirmed at {confirmed_lsn}");
-            return broken(Promise::EverythingEnds, how);
-        }
-        Ok(())
-    }
-
-    /// The sink carries out all that it is given; says whether there was anything.
-    fn flush_all(&mut self) -> Result<bool, Stop> {
-        let mut any = false;
-        self.machine.cut_if_due(self.now);
-        while let Some(job) = self.machine.start_flush(self.now) {
-            self.begin_job(job)?;
-        }
-        while !self.running.is_empty() {
-            any = true;
-            let at = self.draw.index(self.running.len());
-            self.apply(at)?;
-            self.report(at, true)?;
-        }
-        Ok(any)
-    }
-
-    /// The sink fails from now on, until the machine gives up.
-    fn die(&mut self) -> Step {
-        let (mut tries, mut is_over) = (0, false);
-        let forever = self.draw.chance(30);
-        self.sink_is_dead = true;
-        for _ in 0..3_000 {
-            self.machine.cut();
-            while let Some(job) = self.machine.start_flush(self.now) {
-                self.check_job(&job)?;
-                self.running.push(Running { job, is_applied: false });
-            }
-            let Some(Running { job, .. }) = self.running.pop() else {
-                if self.machine.is_idle() {
-                    break;
-                }
-                self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
-                if self.machine.wants_to_advance() {
-                    self.machine.advance().map_err(refused)?;
-                }
-                continue;
-            };
-            tries = job.failures + 1;
-            *self.failures.entry(job.number).or_default() += 1;
-            let error = SinkError { failure: Failure::new("dead"), transient: !forever };
-            is_over = self.machine.flush_ended(job, Err(error), self.now).is_err();
-            if is_over {
-                break;
-            }
-        }
-        let is_right = !is_over || forever || tries == self.plan.max_attempts;
-        if !is_right || (!is_over && !self.machine.is_idle()) {
-            return broken(Promise::RetriesEnd, format!("over after {tries} tries: {is_over}"));
-        }
-        self.sink_is_dead = false;
-        self.kill(End::Dead)
-    }
-
-    /// Everything is delivered, and then checked.
-    fn settle(&mut self) -> Step {
-        self.database.settle(&mut self.draw);
-        let mut idle_rounds = 0;
-        while !self.is_settled() {
-            if self.settle_once()? {
-                idle_rounds = 0;
-            } else {
-                idle_rounds += 1;
-                self.now = self.machine.deadline().max(self.now);
-            }
-            if idle_rounds > 100 {
-                let (confirmed, end) = (self.slot.confirmed_lsn, self.database.end_lsn());
-                let how = format!("nothing moves, with {confirmed} of {end} confirmed");
-                return broken(Promise::EverythingEnds, how);
-            }
-        }
-        Ok(equal(&self.database, &self.sink, self.is_smooth)?)
-    }
-
-    fn settle_once(&mut self) -> Result<bool, Stop> {
-        let Some(walsender) = &mut self.walsender else { return self.connect().map(|()| true) };
-        while !walsender.is_at_end(&self.database) {
-            walsender.decode_next(&self.database, &mut self.draw);
-        }
-        let mut any = !walsender.out.is_empty();
-        if !any && self.received.is_empty() {
-            walsender.keepalive(self.draw.chance(50));
-        }
-        self.received.extend(walsender.out.drain(..));
-        while self.machine.wants_data() && !self.received.is_empty() {
-            self.take_message()?;
-        }
-        if self.machine.wants_to_advance() {
-            any = true;
-            note!(self, "advance");
-            self.machine.advance().map_err(refused)?;
-        }
-        any |= self.flush_all()?;
-        if let Some(status) = self.machine.status(self.now) {
-            note!(self, "{status:?}");
-            self.statuses.push_back(status.flushed_lsn);
-        }
-        while !self.statuses.is_empty() {
-            self.confirm()?;
-        }
-        self.check()?;
-        Ok(any)
-    }
-
-    fn is_settled(&self) -> bool {
-        let is_sent =
-            |walsender: &Walsender| walsender.is_at_end(&self.database) && walsender.out.is_empty();
-        let txns = self.database.prepared.iter().map(|of| &self.database.txns[*of]);
-        let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
-        let end_lsn = self.database.end_lsn();
-        self.walsender.as_ref().is_some_and(is_sent)
-            && self.received.is_empty()
-            && self.machine.is_idle()
-            && self.slot.confirmed_lsn >= oldest.map_or(end_lsn, |oldest| oldest.min(end_lsn))
-    }
-}
-
-fn work(work: &Work) -> String {
-    match work {
-        Work::Write(batch) => format!("write {} rows", batch.rows),
-        Work::Truncate(tables) => {
-            format!("truncate {:?}", tables.iter().map(|t| t.name.as_str()).collect::<Vec<_>>())
-        }
-    }
-}
-
-/// A CopyData body in words.
-fn readable(body: &[u8]) -> String {
-    use crate::pgoutput::Message;
-    use crate::replication::{Frame, frame};
-    match frame(body) {
-        Some(Frame::Keepalive { end_lsn, reply }) => format!("keepalive {end_lsn} {reply}"),
-        Some(Frame::Data { lsn, body }) => {
-            let message = Message::decode(body).or_else(|e| {
-                Message::decode_streamed(body).map(|(_, message)| message).map_err(|_| e)
-            });
-            match message {
-                Ok(Message::Insert { relation, .. }) => format!("{lsn}: insert {relation}"),
-                Ok(Message::Update { relation, .. }) => format!("{lsn}: update {relation}"),
-                Ok(Message::Delete { relation, .. }) => format!("{lsn}: delete {relation}"),
-                Ok(Message::Relation(relation)) => {
-                    format!("{lsn}: relation {} of {}", relation.id, relation.columns.len())
-                }
-                Ok(Message::Logical(message)) => format!("{lsn}: message {}", message.lsn),
-                Ok(other) => format!("{lsn}: {other:?}"),
-                Err(_) => format!("{lsn}: {:?} in a block", char::from(body[0])),
-            }
-        }
-        None => "nonsense".into(),
     }
 }
