@@ -80,10 +80,12 @@ impl Recorder {
         ended.drain(..).for_each(|due| self.received_transaction(due));
     }
 
-    /// A connection took the place of a lost one.
+    /// A connection took the place of a lost one. That it was lost is an error, retried.
     pub(crate) fn reconnected(&mut self) {
         let (phase, window) = self.now;
-        self.record(phase, window).counts.reconnects += 1;
+        let counts = &mut self.record(phase, window).counts;
+        counts.reconnects += 1;
+        counts.errors += 1;
     }
 
     /// A transaction came in whole.
