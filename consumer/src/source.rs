@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub terms: Terms,
     /// Where the slot is confirmed.
     pub confirmed_lsn: u64,
+    /// The server gives up on a client that is silent for longer; `None` if it never does.
+    pub silence_limit: Option<Duration>,
 }
 
 /// How the stream is asked for, as the server has it.
@@ -67,7 +69,8 @@ impl Source {
         let catalogue = Catalogue::read(&mut connection, &self.publication)?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
-        Ok(Opened { connection, catalogue, terms, confirmed_lsn })
+        let silence_limit = silence_limit(&mut connection)?;
+        Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit })
     }
 
     /// A connection that streams nothing yet.
@@ -108,6 +111,15 @@ impl Source {
         self.start(&mut connection, terms, resume_lsn)?;
         Ok(connection)
     }
+}
+
+/// `wal_sender_timeout` as it holds for this session.
+fn silence_limit(connection: &mut Connection) -> Result<Option<Duration>, ReplicationError> {
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let rows = connection.query("to look up wal_sender_timeout", sql)?;
+    let setting = rows.first().and_then(|row| row.first()?.as_deref());
+    let limit_ms = setting.and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0);
+    Ok(limit_ms.map(Duration::from_millis))
 }
 
 impl Terms {

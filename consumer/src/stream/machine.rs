@@ -19,9 +19,12 @@ use crate::replication::{Frame, ReplicationError, frame, lsn_text};
 use crate::rowbinary::TableFacts;
 use crate::sink::SinkError;
 
-/// A status update is sent at least this often: PostgreSQL gives up on a client that is silent for
-/// wal_sender_timeout, and its lag views are as old as the last update.
+/// A status update is sent at least this often: PostgreSQL's lag views are as old as the last one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// And so many times in wal_sender_timeout, after which PostgreSQL gives up on a silent client. Its
+/// question for a sign of life can't be waited for: at the bound of bytes in flight it is not read.
+const STATUSES_IN_SILENCE: u32 = 4;
 
 /// And at most this often when more became durable: each costs the walsender a wake-up.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,6 +37,8 @@ const ADVANCE_MESSAGES: usize = if cfg!(test) { 3 } else { 2_000 };
 pub(crate) struct Settings {
     /// Where the slot is confirmed: everything before it is durable.
     pub confirmed_lsn: u64,
+    /// The server gives up on a client that is silent for longer.
+    pub silence_limit: Option<Duration>,
     /// When a batch is cut.
     pub bounds: Bounds,
     /// Bytes of rows received and not acknowledged, with what is kept beside them, at which it
@@ -88,6 +93,7 @@ pub(crate) struct Machine {
     spare_limit: usize,
     received_lsn: u64,
     confirmed_lsn: u64,
+    status_interval: Duration,
     status_sent: Instant,
     confirmed_sent: u64,
     reply_wanted: bool,
@@ -124,7 +130,8 @@ struct Held {
 
 impl Machine {
     pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
-        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
+        let Settings { bounds, max_in_flight_bytes, flush_concurrency, silence_limit, .. } =
+            settings;
         let Settings { confirmed_lsn, max_attempts, spool_memory_bytes, spool_dir, .. } = settings;
         Self {
             bounds,
@@ -139,6 +146,8 @@ impl Machine {
             spare_limit: flush_concurrency + 2,
             received_lsn: confirmed_lsn,
             confirmed_lsn,
+            status_interval: silence_limit
+                .map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / STATUSES_IN_SILENCE)),
             status_sent: now,
             confirmed_sent: confirmed_lsn,
             reply_wanted: false,
@@ -517,7 +526,8 @@ impl Machine {
 
     fn status_deadline(&mut self) -> Instant {
         let more = self.confirmed_lsn() > self.confirmed_sent;
-        self.status_sent + if more { CONFIRM_INTERVAL } else { STATUS_INTERVAL }
+        let interval = self.status_interval;
+        self.status_sent + if more { interval.min(CONFIRM_INTERVAL) } else { interval }
     }
 
     /// When there is something to do though nothing arrives and no job ends.

@@ -75,6 +75,7 @@ impl Plan {
     pub(super) fn settings(&self, confirmed_lsn: u64) -> Settings {
         Settings {
             confirmed_lsn,
+            silence_limit: None,
             bounds: self.bounds,
             max_in_flight_bytes: self.max_in_flight_bytes,
             flush_concurrency: self.flush_concurrency,

@@ -212,6 +212,7 @@ impl Consumer {
 
 fn machine(bounds: Bounds, confirmed_lsn: u64, now: Instant) -> Machine {
     let settings = Settings {
+        silence_limit: None,
         confirmed_lsn,
         bounds,
         max_in_flight_bytes: 2_000,
