@@ -25,16 +25,30 @@ const COLUMNS: &str = "
                  AND a.attnum = ANY (k.conkey)),
            COALESCE(a.attnum = ANY ((p.indkey::int2[])[0:p.indnkeyatts - 1]), false),
            COALESCE(a.attnum = ANY ((r.indkey::int2[])[0:r.indnkeyatts - 1]), false),
-           COALESCE(pg_catalog.to_jsonb(t) -> 'attnames' ? a.attname::text, true)
-               AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000),
+           {published},
            a.atttypid, a.atttypmod
-    FROM pg_catalog.pg_publication_tables t
-    JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
-    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+    FROM {tables}
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_catalog.pg_index p ON p.indrelid = c.oid AND p.indisprimary
     LEFT JOIN pg_catalog.pg_index r ON r.indrelid = c.oid AND r.indisreplident
-    WHERE t.pubname = ";
+    WHERE {which}
+    ORDER BY c.oid, a.attnum";
+
+/// Which columns of a publication's tables are published.
+const PUBLISHED: &str = "
+    COALESCE(pg_catalog.to_jsonb(t) -> 'attnames' ? a.attname::text, true)
+        AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000)";
+
+/// A publication's tables.
+const TABLES: &str = "
+    pg_catalog.pg_publication_tables t
+    JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename";
+
+/// All tables. Looking into a publication takes locks on its tables, and waits for those who alter
+/// them; this doesn't.
+const ALL_TABLES: &str = "
+    pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
 
 /// Types, and what they are made of: OID, name, base type if it is a domain (else 0) with its
 /// modifier, element if it is an array (else 0), delimiter, and the send function, if there is one:
@@ -63,8 +77,27 @@ impl Catalogue {
     /// # Errors
     /// The connection's, or the server's refusal.
     pub fn read(connection: &mut Connection, publication: &str) -> Result<Self, ReplicationError> {
-        let publication = quote(publication);
-        let columns = format!("{COLUMNS}{publication} ORDER BY c.oid, a.attnum");
+        let which = format!("t.pubname = {}", quote(publication));
+        Self::query(connection, PUBLISHED, TABLES, &which)
+    }
+
+    /// Reads it for one table, as if all of it were published: what the stream describes says
+    /// itself what is. Empty if the table is gone.
+    ///
+    /// # Errors
+    /// The connection's, or the server's refusal.
+    pub fn read_table(connection: &mut Connection, oid: u32) -> Result<Self, ReplicationError> {
+        Self::query(connection, "true", ALL_TABLES, &format!("c.oid = {oid}"))
+    }
+
+    fn query(
+        connection: &mut Connection,
+        published: &str,
+        tables: &str,
+        which: &str,
+    ) -> Result<Self, ReplicationError> {
+        let columns = COLUMNS.replace("{published}", published).replace("{tables}", tables);
+        let columns = columns.replace("{which}", which);
         let columns = connection.query("to describe the published tables", &columns)?;
         let columns: Vec<ColumnRow> =
             columns.iter().filter_map(|row| ColumnRow::read(row)).collect();
@@ -73,7 +106,7 @@ impl Catalogue {
         let types = TYPES.replace("{oids}", &oids.join(","));
         let types = connection.query("to describe the published columns' types", &types)?;
         let types = types.iter().filter_map(|row| TypeRow::read(row)).collect();
-        Ok(Self(tables(columns, &types)))
+        Ok(Self(table_facts(columns, &types)))
     }
 
     /// Adds what was read later. Tables that are gone stay: their rows may still come.
@@ -181,7 +214,7 @@ fn form_by_send_function(name: &str) -> BinaryForm {
     BinaryForm::of(stem.strip_suffix('_').unwrap_or(stem))
 }
 
-fn tables(columns: Vec<ColumnRow>, types: &Types) -> BTreeMap<u32, TableFacts> {
+fn table_facts(columns: Vec<ColumnRow>, types: &Types) -> BTreeMap<u32, TableFacts> {
     let mut tables = BTreeMap::new();
     for row in columns {
         let table = tables.entry(row.table).or_insert_with(|| TableFacts {

@@ -50,6 +50,8 @@ pub struct Total {
     pub lag: Lag,
     /// From the first byte received to the last.
     pub reading: Duration,
+    /// From the first byte received until everything received was durable.
+    pub draining: Duration,
 }
 
 impl Follow {
@@ -59,8 +61,10 @@ impl Follow {
     /// The stream can't be started.
     pub async fn start(following: Following) -> Result<Self, StartError> {
         let Following { address, publication, slot, consumer, until_lsn } = following;
+        let sink =
+            Sink::mock(&consumer).map_err(|failure| StartError { failure, is_usage: true })?;
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
-        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, 0)
+        let flusher = Flusher::new(sink, recorder, 0)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };
@@ -107,6 +111,8 @@ impl Follow {
         let reading = read.first.zip(read.last).map(|(first, last)| last - first);
         self.total();
         self.total.reading = reading.unwrap_or_default();
+        let draining = read.first.zip(read.durable).map(|(first, durable)| durable - first);
+        self.total.draining = draining.unwrap_or_default();
         Ok(self.total.clone())
     }
 }

@@ -31,6 +31,10 @@ pub(crate) struct Receiver {
     pace: Pace,
     eager: bool,
     patience: Duration,
+    /// How the connection came back, and where it went on: one that is lost before it brings
+    /// anything is no new loss.
+    before: Option<Reconnecting>,
+    resumed_lsn: u64,
     until_lsn: u64,
     read: Read,
 }
@@ -50,6 +54,8 @@ pub(crate) struct Read {
     pub first: Option<Instant>,
     /// When the last of them came.
     pub last: Option<Instant>,
+    /// When all that was to be durable was.
+    pub durable: Option<Instant>,
     /// Connections that took the place of a lost one.
     pub reconnects: u64,
 }
@@ -98,6 +104,8 @@ impl Receiver {
             pace: Pace::default(),
             eager: false,
             patience: Duration::ZERO,
+            before: None,
+            resumed_lsn: 0,
             until_lsn: u64::MAX,
             read: Read::default(),
         }
@@ -121,14 +129,24 @@ impl Receiver {
     /// Receives until asked to stop, or to the end that was set.
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
         while !self.flusher.is_stopping() && self.machine.received_lsn() < self.until_lsn {
-            self.flush()?;
-            match self.exchange() {
-                Ok(()) => {}
-                Err(Trouble::Failed(failure)) => return Err(failure),
-                Err(Trouble::Lost(error)) => self.lost(error)?,
-            }
+            self.step(true)?;
+        }
+        // What was to be received was: it ends once that is durable, however long that takes.
+        while !self.flusher.is_stopping() && !self.machine.is_idle() {
+            self.machine.cut();
+            self.step(false)?;
         }
         self.finish()
+    }
+
+    /// Does what there is to do, and waits for more.
+    fn step(&mut self, reading: bool) -> Result<(), Failure> {
+        self.flush()?;
+        match self.exchange(reading) {
+            Ok(()) => Ok(()),
+            Err(Trouble::Failed(failure)) => Err(failure),
+            Err(Trouble::Lost(error)) => self.lost(error),
+        }
     }
 
     /// Ends with what was received durable, if the sink is not too slow for that: what is not comes
@@ -145,6 +163,9 @@ impl Receiver {
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
             self.wait(false, Instant::now() + Duration::from_millis(20)).map_err(failed)?;
         }
+        self.flush()?;
+        self.tell_recorder(0);
+        self.read.durable = Some(Instant::now());
         let status = self.machine.status_now(Instant::now());
         if let Link::Up(mut connection) = self.link {
             // A connection that is lost now has nothing more to bring.
@@ -176,7 +197,7 @@ impl Receiver {
     }
 
     /// Tells PostgreSQL what it is to know, and takes what it has; waits when there is nothing.
-    fn exchange(&mut self) -> Result<(), Trouble> {
+    fn exchange(&mut self, reading: bool) -> Result<(), Trouble> {
         let connection = match &mut self.link {
             Link::Up(connection) => connection,
             Link::Down(reconnecting) => {
@@ -196,7 +217,7 @@ impl Receiver {
             self.tell_recorder(0);
             return Ok(());
         }
-        let reading = self.machine.wants_data();
+        let reading = reading && self.machine.wants_data();
         if reading && connection.input.has_message() {
             return self.take_messages();
         }
@@ -296,8 +317,13 @@ impl Receiver {
         if !error.is_transient() || self.patience.is_zero() {
             return Err(error.into_failure());
         }
+        let now = Instant::now();
+        let before = self.before.take().filter(|_| self.machine.received_lsn() <= self.resumed_lsn);
         self.machine.disconnected();
-        self.link = Link::Down(Reconnecting::new(self.patience, error, Instant::now()));
+        self.link = Link::Down(match before {
+            Some(reconnecting) => reconnecting.again(error, now)?,
+            None => Reconnecting::new(self.patience, error, now),
+        });
         Ok(())
     }
 
@@ -305,7 +331,11 @@ impl Receiver {
         let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
         match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
             Ok(connection) => {
-                self.link = Link::Up(connection);
+                if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection))
+                {
+                    self.before = Some(before);
+                }
+                self.resumed_lsn = resume_lsn;
                 self.read.reconnects += 1;
                 self.flusher.record(Recorder::reconnected);
                 Ok(())

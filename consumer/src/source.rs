@@ -1,6 +1,7 @@
 //! Where the stream comes from and how it is asked for: everything between an address and a
 //! running stream, the first time and after each loss.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
@@ -48,8 +49,10 @@ pub(crate) struct Opened {
 }
 
 /// How the stream is asked for, as the server has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
+    /// Which server it is.
+    system_id: String,
     protocol_version: u32,
     streaming: Option<&'static str>,
     binary: bool,
@@ -66,10 +69,12 @@ impl Source {
         let mut connection = self.connection()?;
         connection.check_publication(&self.publication)?;
         let slot = connection.check_slot(&self.slot, None)?;
+        let system_id = connection.identify()?.system_id;
         let catalogue = Catalogue::read(&mut connection, &self.publication)?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
         let silence_limit = silence_limit(&mut connection)?;
+        let terms = Terms { system_id, ..terms };
         Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit })
     }
 
@@ -85,7 +90,7 @@ impl Source {
         terms: &Terms,
         start_lsn: u64,
     ) -> Result<(), ReplicationError> {
-        let Terms { protocol_version, streaming, binary, two_phase, origin } = *terms;
+        let Terms { protocol_version, streaming, binary, two_phase, origin, .. } = *terms;
         connection.start(&Stream {
             slot: &self.slot,
             publication: &self.publication,
@@ -107,6 +112,16 @@ impl Source {
         resume_lsn: u64,
     ) -> Result<Connection, ReplicationError> {
         let mut connection = self.connection()?;
+        let identity = connection.identify()?;
+        if identity.system_id != terms.system_id {
+            let (ours, theirs) = (terms.system_id.clone(), identity.system_id);
+            return Err(ReplicationError::ServerChanged { ours, theirs });
+        }
+        // PostgreSQL would start at a position that it has not reached, and skip what comes before.
+        if identity.wal_end_lsn < resume_lsn {
+            let (ours, theirs) = (resume_lsn, identity.wal_end_lsn);
+            return Err(ReplicationError::WalLost { ours, theirs });
+        }
         connection.check_slot(&self.slot, Some(confirmed_lsn))?;
         self.start(&mut connection, terms, resume_lsn)?;
         Ok(connection)
@@ -168,7 +183,15 @@ impl Terms {
             Streaming::Parallel => Some("parallel"),
         };
         let origin = (plan.origin == Origin::None).then_some("none");
-        Ok(Self { protocol_version, streaming, binary, two_phase: plan.two_phase, origin })
+        let two_phase = plan.two_phase;
+        Ok(Self {
+            system_id: String::new(),
+            protocol_version,
+            streaming,
+            binary,
+            two_phase,
+            origin,
+        })
     }
 }
 
@@ -197,11 +220,23 @@ fn wanted(plan: &Consumer) -> impl Iterator<Item = (StreamOption, &'static str, 
 pub(crate) struct LiveCatalogue {
     source: Source,
     catalogue: Catalogue,
+    /// Descriptions that were looked up and differ from the catalogue: it is ahead of the stream,
+    /// or knows less of it.
+    looked_up: HashMap<u32, Description>,
+}
+
+/// What tells one description of a table from another: name, type and modifier of each column, and
+/// whether it is part of the replica identity.
+type Description = Vec<(String, u32, i32, bool)>;
+
+fn description(relation: &Relation<'_>) -> Description {
+    let columns = relation.columns.iter();
+    columns.map(|c| (c.name.to_owned(), c.type_oid, c.type_modifier, c.key)).collect()
 }
 
 impl LiveCatalogue {
     pub(crate) fn new(source: Source, catalogue: Catalogue) -> Self {
-        Self { source, catalogue }
+        Self { source, catalogue, looked_up: HashMap::new() }
     }
 }
 
@@ -211,17 +246,21 @@ impl Describe for LiveCatalogue {
         if known.is_some_and(|facts| facts.relation() == *relation) {
             return Ok(());
         }
+        let described = description(relation);
+        if self.looked_up.get(&relation.id) == Some(&described) {
+            return Ok(());
+        }
         // The catalogue is ahead of the stream: what that describes may be gone by now, and then
         // stays unknown.
-        let read = self
-            .source
-            .connection()
-            .and_then(|mut connection| Catalogue::read(&mut connection, &self.source.publication));
+        let Source { address, application_name, .. } = &self.source;
+        let read = Connection::open_for_queries(address, application_name)
+            .and_then(|mut connection| Catalogue::read_table(&mut connection, relation.id));
         let later = read.map_err(|error| {
             let table = format!("{}.{}", relation.namespace, relation.name);
             Failure::new(format!("{table} is new or changed, and can't be looked up"))
                 .because(error.into_failure())
         })?;
+        self.looked_up.insert(relation.id, described);
         self.catalogue.learn(later);
         Ok(())
     }
@@ -255,8 +294,15 @@ impl Reconnecting {
         self.error = error;
         self.tries += 1;
         let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
-        self.next_try = now + wait;
-        may_pass && now.saturating_duration_since(self.lost_at) + wait <= self.patience
+        let end = self.lost_at + self.patience;
+        // The last try is at the end of the patience, and not before.
+        self.next_try = (now + wait).min(end.max(now));
+        may_pass && now < end
+    }
+
+    /// The connection that had come back was lost again before it brought anything.
+    pub(crate) fn again(mut self, error: ReplicationError, now: Instant) -> Result<Self, Failure> {
+        if self.failed(error, now) { Ok(self) } else { Err(self.give_up()) }
     }
 
     /// No more tries.

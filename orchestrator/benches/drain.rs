@@ -78,9 +78,16 @@ struct Drain {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter_map(|text| text.parse::<u64>().ok());
-    let rows = arguments.next().unwrap_or(500_000);
-    let rounds = arguments.next().unwrap_or(5);
+    let (numbers, words): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|text| text.parse::<u64>().is_ok());
+    let mut numbers = numbers.iter().filter_map(|text| text.parse::<u64>().ok());
+    let (rows, rounds) = (numbers.next().unwrap_or(500_000), numbers.next().unwrap_or(5));
+    // `event`, `task_run`, `unix`, `tcp`, `lag`: only that; nothing named is everything.
+    let words: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wants = |what: &str, among: &[&str]| {
+        words.iter().any(|word| *word == what)
+            || !words.iter().any(|word| among.contains(&word.as_str()))
+    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cluster = Cluster::start_with(Version::Newest, &SERVER, &[]);
     let address = cluster.address();

@@ -370,7 +370,7 @@ pub struct Consumer {
     /// Memory for transactions received before they are committed; beyond it they go to a file.
     #[schemars(range(min = 65_536))]
     pub spool_memory_bytes: u64,
-    /// Folder of those files; absent: the system's folder for temporary files.
+    /// Folder of those files; absent: `TMPDIR`, else `/var/tmp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool_dir: Option<PathBuf>,
     /// What becomes of values that ClickHouse's type can't hold.
@@ -412,7 +412,7 @@ impl Default for Consumer {
             max_flush_concurrency: 4,
             max_in_flight_bytes: 24 * 1024 * 1024,
             max_attempts: 10,
-            reconnect_sec: 60.0,
+            reconnect_sec: 120.0,
             protocol_version: None,
             streaming: Streaming::Off,
             two_phase: false,

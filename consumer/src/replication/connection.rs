@@ -55,6 +55,17 @@ impl Connection {
         Self::log_in(transport, address, application_name, Purpose::Replication)
     }
 
+    /// A session for queries: it takes none of the places of WAL senders.
+    ///
+    /// # Errors
+    /// The server can't be reached or refuses us.
+    pub fn open_for_queries(
+        address: &PostgresAddress,
+        application_name: &str,
+    ) -> Result<Self, ReplicationError> {
+        Self::log_in(connect(address)?, address, application_name, Purpose::Queries)
+    }
+
     /// A session beside this one, for queries: it takes none of the places of WAL senders.
     pub(super) fn open_beside(&self) -> Result<Self, ReplicationError> {
         Self::log_in(connect(&self.address)?, &self.address, "walbench", Purpose::Queries)

@@ -72,6 +72,26 @@ pub enum ReplicationError {
         "the server is a standby, and before PostgreSQL 16 a standby has no logical replication"
     )]
     Standby,
+    /// Another server answers at the address.
+    #[error("the server is another one: its system identifier is {theirs}, and was {ours}")]
+    ServerChanged {
+        /// What it was.
+        ours: String,
+        /// What it is.
+        theirs: String,
+    },
+    /// The server's WAL ends before what we received from it.
+    #[error(
+        "the server's WAL ends at {}, before {} up to where its changes were received",
+        lsn_text(*theirs),
+        lsn_text(*ours)
+    )]
+    WalLost {
+        /// Up to where changes were received.
+        ours: u64,
+        /// Where its WAL ends.
+        theirs: u64,
+    },
     /// There is no such slot.
     #[error("replication slot \"{slot}\" does not exist")]
     SlotMissing {
@@ -267,6 +287,7 @@ impl ReplicationError {
             Self::SlotForeign { foreign, .. } => foreign.hint(),
             Self::SlotLost { reason, .. } => reason.hint(),
             Self::SlotMoved { .. } => MOVED_HINT.into(),
+            Self::ServerChanged { .. } | Self::WalLost { .. } => OTHER_SERVER_HINT.into(),
             Self::SlotBlocked { .. } => BLOCKED_HINT.into(),
             Self::PublicationMissing { publication, existing } => {
                 let create = format!(
@@ -301,6 +322,9 @@ const LOGIN_HINT: &str = "check user, password and pg_hba.conf (a line for `repl
 
 const ACTIVE_HINT: &str = "the slot is in use by another connection, and walbench does not take it \
                            over: stop the other one, or name another slot";
+
+const OTHER_SERVER_HINT: &str = "what was received may not be what this server has (a failover to a \
+     standby that was behind, a restored backup): make the slot anew and fill the destination again";
 
 const MOVED_HINT: &str = "the changes between are missing at the destination for good: fill it \
                           again, and keep everything else from reading or advancing the slot";

@@ -74,9 +74,11 @@ impl Input {
     /// does not fit, by what has come of it and not by what its length promises; gives memory back
     /// once such a message is gone.
     fn make_room(&mut self) {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
         let needed = match self.header() {
             Ok(Some((_, length))) => length.min(self.end * 2).max(CAPACITY_BYTES),
             _ => CAPACITY_BYTES,

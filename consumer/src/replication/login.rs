@@ -16,13 +16,17 @@ use super::transport::Transport;
 
 /// Everything the text of a value depends on, pinned: a server's or role's own settings must not
 /// change what a column means.
-const PINNED_SETTINGS: [(&str, &str); 7] = [
+const PINNED_SETTINGS: [(&str, &str); 10] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, YMD"),
     ("TimeZone", "UTC"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    // Names in values (regclass) then always have their schema.
+    ("search_path", ""),
+    ("quote_all_identifiers", "off"),
     ("statement_timeout", "0"),
 ];
 

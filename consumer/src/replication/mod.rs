@@ -25,7 +25,7 @@ pub use error::ReplicationError;
 pub use input::Input;
 pub use message::{Frame, StatusUpdate, frame};
 pub(crate) use query::quote;
-pub use server::{StreamOption, newest_protocol};
+pub use server::{StreamOption, SystemIdentity, newest_protocol};
 pub use server_error::ServerError;
 pub use slot::{Foreign, Holder, LostReason, Slot, SlotType, WalStatus};
 pub use start::Stream;

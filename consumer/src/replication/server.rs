@@ -3,8 +3,35 @@
 use std::ops::RangeInclusive;
 
 use super::connection::Connection;
+use super::error::ReplicationError;
+use super::parse_lsn;
+
+/// Which server this is, and how far its WAL goes (PostgreSQL manual, section 55.4,
+/// `IDENTIFY_SYSTEM`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// Given to a cluster when it is made; its standbys have the same.
+    pub system_id: String,
+    /// End of its WAL: flushed, or replayed on a standby.
+    pub wal_end_lsn: u64,
+}
 
 impl Connection {
+    /// Asks the server which one it is.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn identify(&mut self) -> Result<SystemIdentity, ReplicationError> {
+        let rows = self.query("to identify itself", "IDENTIFY_SYSTEM")?;
+        match rows.first().map(Vec::as_slice) {
+            Some([Some(system_id), _, Some(wal_end), ..]) if parse_lsn(wal_end).is_some() => {
+                let wal_end_lsn = parse_lsn(wal_end).unwrap_or_default();
+                Ok(SystemIdentity { system_id: system_id.clone(), wal_end_lsn })
+            }
+            _ => Err(ReplicationError::Protocol("IDENTIFY_SYSTEM was not answered".into())),
+        }
+    }
+
     /// The server's version as `server_version_num` has it: 150018 is 15.18.
     #[must_use]
     pub fn server_version(&self) -> u32 {

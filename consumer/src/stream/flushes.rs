@@ -210,8 +210,11 @@ impl Flushes {
         self.under_way == 0 && self.waiting.is_empty() && self.again.is_empty()
     }
 
-    /// When the next failed job is to be tried again.
+    /// When the next failed job is to be tried again; `None` while there is no place for it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.alone || self.under_way >= self.concurrency {
+            return None;
+        }
         self.again.iter().map(|(due, _)| *due).min()
     }
 }

@@ -23,6 +23,11 @@ pub(crate) struct Spool {
     transactions: HashMap<u32, Spooled>,
 }
 
+/// `TMPDIR`, else `/var/tmp`: `/tmp` is memory on many systems, and this is for what does not fit.
+fn temporary_folder() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
+}
+
 /// Messages of one transaction.
 #[derive(Debug, Default)]
 struct Spooled {
@@ -36,7 +41,7 @@ struct Spooled {
 impl Spool {
     /// A spool that keeps files in `folder` once its messages take more memory than the limit.
     pub(crate) fn new(folder: Option<&Path>, memory_limit_bytes: u64) -> Self {
-        let folder = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let folder = folder.map_or_else(temporary_folder, Path::to_path_buf);
         Self { folder, memory_limit_bytes, memory_bytes: 0, transactions: HashMap::new() }
     }
 
