@@ -1,22 +1,26 @@
 //! The ceiling: a reader that does nothing but read. What a consumer that decodes, encodes and
 //! compresses is held against.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use walbench_metrics::Failure;
+use walbench_metrics::clock::wall_us;
 
 use crate::follow::Following;
 use crate::pace::Pace;
 use crate::pgoutput::Message;
-use crate::replication::{Frame, ReplicationError, frame};
+use crate::replication::{Frame, ReplicationError, ServerError, StatusUpdate, frame};
 use crate::source::{Opened, Source};
 use crate::thread::StartError;
 
 /// A server that is silent for so long has nothing more.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// Between two signs of life.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// When a bare reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +62,21 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
     let (mut ceiling, mut pace) = (Ceiling::default(), Pace::default());
     let mut first = None;
     let broken = |e: io::Error| ReplicationError::Protocol(e.to_string());
+    let mut told = Instant::now();
     loop {
+        // A client that says nothing is given up; this one confirms nothing.
+        if told.elapsed() >= STATUS_INTERVAL {
+            let status = StatusUpdate { written_lsn: 0, flushed_lsn: 0, now_us: wall_us() };
+            connection.transport.write_all(&status.encode()).map_err(ReplicationError::Io)?;
+            connection.transport.flush().map_err(ReplicationError::Io)?;
+            told = Instant::now();
+        }
+        let has_buffered = connection.transport.has_buffered();
         let mut fds = [PollFd::new(connection.transport.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(SILENCE).unwrap_or(PollTimeout::NONE);
-        if poll(&mut fds, timeout).map_err(io::Error::from).map_err(ReplicationError::Io)? == 0 {
+        let is_silent = !has_buffered
+            && poll(&mut fds, timeout).map_err(io::Error::from).map_err(ReplicationError::Io)? == 0;
+        if is_silent {
             let text = format!("the server was silent for {} s", SILENCE.as_secs());
             return Err(Failure::new(text).into());
         }
@@ -78,6 +93,11 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
         ceiling.bytes += bytes as u64;
         while let Some((tag, body)) = connection.input.next_message().map_err(broken)? {
             let reached = match frame(body) {
+                _ if tag == b'E' => {
+                    let error = ServerError::from_body(body);
+                    return Err(ReplicationError::ended(slot, publication, error).into());
+                }
+                _ if tag == b'N' || tag == b'S' => 0,
                 _ if tag != b'd' => return Err(ReplicationError::Closed.into()),
                 Some(Frame::Data { body: [b'I' | b'U' | b'D', ..], .. }) => {
                     ceiling.rows += 1;

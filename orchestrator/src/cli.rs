@@ -173,15 +173,23 @@ pub(crate) struct FollowArgs {
     /// HTTP URL of the ClickHouse to write into; not in this version
     #[arg(long, value_name = "URL")]
     pub(crate) clickhouse: Option<String>,
-    /// How much of a flush the mock does: discard, encode or files
+    /// How much of a flush the mock does: discard, encode, or files (in consumer.mock_dir)
     #[arg(long, value_name = "LEVEL", requires = "mock_clickhouse")]
     pub(crate) mock_level: Option<String>,
     /// Make the slot if it is not there
     #[arg(long)]
     pub(crate) create_slot: bool,
     /// End after so many seconds
-    #[arg(long = "for", value_name = "SEC")]
+    #[arg(long = "for", value_name = "SEC", value_parser = seconds)]
     pub(crate) for_sec: Option<f64>,
+}
+
+/// A length of time that a clock can hold.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=1e9).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds, 0 to 1e9".into()),
+    }
 }
 
 impl FollowArgs {

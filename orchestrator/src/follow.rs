@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
 use walbench_metrics::{Failure, Timing};
 use walbench_phases::address::PostgresAddress;
-use walbench_phases::plan::Consumer;
+use walbench_phases::plan::{Consumer, MockLevel};
 use walbench_phases::{Env, Override, Plan, Source, load};
 
 use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
@@ -28,10 +28,17 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         return Err(Ending::usage(Failure::new(what).hint(hint)));
     }
     let following = following(&args.stream, args.level())?;
-    if args.create_slot {
-        create_slot(&following).map_err(start_failed)?;
+    let made = args.create_slot && create_slot(&following).map_err(start_failed)?;
+    if !made && following.consumer.mock_level != MockLevel::Files {
+        ending::say(
+            "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
+        );
     }
-    let mut follow = Follow::start(following).await.map_err(start_failed)?;
+    let started = Follow::start(following.clone()).await;
+    if made && started.is_err() {
+        drop_slot(&following);
+    }
+    let mut follow = started.map_err(start_failed)?;
     for note in follow.notes() {
         ending::say(&format!("note: {note}"));
     }
@@ -60,14 +67,23 @@ async fn until_end(
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let length = args.for_sec.map(Duration::from_secs_f64);
-    let (mut rows, mut interrupted) = (0, false);
+    let has_end = length.is_some() || args.stream.until_lsn.is_some();
+    let (mut rows, mut signals) = (0, 0);
     second.tick().await;
     loop {
         let left = length.map(|length| length.saturating_sub(started.elapsed()));
         tokio::select! {
-            total = follow.ended() => return Ok((total.map_err(Ending::component)?, interrupted)),
-            _ = interrupt.recv() => { interrupted = length.is_some() || args.stream.until_lsn.is_some(); follow.stop(); }
-            _ = terminate.recv() => { interrupted = true; follow.stop(); }
+            total = follow.ended() => {
+                return Ok((total.map_err(Ending::component)?, has_end && signals > 0));
+            }
+            Some(()) = signalled(&mut interrupt, &mut terminate) => {
+                signals += 1;
+                follow.stop();
+                if signals > 1 {
+                    // The thread may be waiting for a server that says nothing.
+                    return Err(Ending::interrupted());
+                }
+            }
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => follow.stop(),
             _ = second.tick() => {
                 let now = follow.total().counts.rows;
@@ -88,9 +104,20 @@ async fn until_end(
     }
 }
 
+async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()> {
+    tokio::select! {
+        asked = interrupt.recv() => asked,
+        asked = terminate.recv() => asked,
+    }
+}
+
 /// `walbench ceiling`.
 pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
     let following = following(&args.stream, None)?;
+    if following.until_lsn.is_none() {
+        let failure = Failure::new("a bare reader needs an end");
+        return Err(Ending::usage(failure.hint("--until-lsn current is where the WAL ends now")));
+    }
     let reading = if args.eager { Reading::Eager } else { Reading::Coalescing };
     let read = ceiling(&following, reading).map_err(start_failed)?;
     let Ceiling { rows, bytes, reads, reading } = read;
@@ -133,10 +160,15 @@ fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending
 
 fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> {
     let mut overrides = set_overrides(&args.set)?;
-    if let Some(set) = overrides.iter().find(|set| !set.path.starts_with("consumer.")) {
+    // One process does not divide its work, and starts no other.
+    let is_of_runs = |path: &str| {
+        ["consumer.processes", "consumer.distribution", "consumer.launcher"].contains(&path)
+    };
+    let is_foreign = |set: &&Override| !set.path.starts_with("consumer.") || is_of_runs(&set.path);
+    if let Some(set) = overrides.iter().find(is_foreign) {
         return Err(Ending::usage(
-            Failure::new(format!("{}: only keys of [consumer] mean something here", set.origin))
-                .hint("such as --set consumer.flush_batch_size=500"),
+            Failure::new(format!("{}: that key means nothing here", set.origin))
+                .hint("keys of [consumer] do, such as --set consumer.flush_batch_size=500"),
         ));
     }
     if let Some(level) = level {
@@ -151,26 +183,42 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
 
 fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
     let mut connection = Connection::open(address, "walbench follow")?;
-    let rows = connection.query("to look up its position", "SELECT pg_current_wal_lsn()")?;
+    let rows = connection.query(
+        "to look up its position",
+        "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+             ELSE pg_current_wal_lsn() END",
+    )?;
     let text = rows.first().and_then(|row| row.first()?.as_deref());
     let lsn = text.and_then(parse_lsn);
     lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
 }
 
-/// Makes the slot if it is not there.
-fn create_slot(following: &Following) -> Result<(), StartError> {
-    let Following { address, slot, consumer, .. } = following;
+/// Makes the slot if it is not there; says whether it did.
+fn create_slot(following: &Following) -> Result<bool, StartError> {
+    let Following { address, slot, consumer, publication, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
     if Slot::read(&mut connection, slot)?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
+    connection.check_publication(publication)?;
     let two_phase = consumer.two_phase;
     let created = connection.create_slot(&CreateSlot { two_phase, ..CreateSlot::new(slot) })?;
     ending::say(&format!(
         "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
         lsn_text(created.consistent_lsn)
     ));
-    Ok(())
+    Ok(true)
+}
+
+/// A slot that is of no use would keep WAL for ever.
+fn drop_slot(following: &Following) {
+    let dropped = Connection::open(&following.address, "walbench follow")
+        .and_then(|mut connection| connection.drop_slot(&following.slot));
+    let slot = &following.slot;
+    ending::say(&match dropped {
+        Ok(()) => format!("dropped slot \"{slot}\" again"),
+        Err(error) => format!("slot \"{slot}\" is left behind: {error}"),
+    });
 }
 
 fn start_failed(error: StartError) -> Ending {
@@ -216,7 +264,8 @@ impl Report {
             "rows": counts.rows,
             "transactions": counts.transactions,
             "seconds": seconds,
-            "rows_per_s": per(counts.rows as f64, seconds),
+            "draining_seconds": total.draining.as_secs_f64(),
+            "rows_per_s": per(counts.rows as f64, total.draining.as_secs_f64()),
             "bytes": counts.received_bytes,
             "encoded_bytes": counts.encoded_bytes,
             "sent_bytes": counts.sent_bytes,
@@ -252,7 +301,7 @@ impl Report {
             counts.rows,
             counts.transactions,
             counts.received_bytes as f64 / 1e6,
-            per(counts.rows as f64, seconds).unwrap_or_default(),
+            per(counts.rows as f64, total.draining.as_secs_f64()).unwrap_or_default(),
             ms(lag.quantile_us(0.5)),
             ms(lag.quantile_us(0.99)),
             ms(lag.max_us()),

@@ -59,22 +59,29 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
             SchemaOf::Plan => ending::print_json(&walbench_phases::schema()),
             SchemaOf::Metrics => ending::print_json(&walbench_results::schema()),
         },
-        Command::Follow(args) => runtime(2)?.block_on(follow::follow(&args)),
+        Command::Follow(args) => {
+            abort_on_panic();
+            runtime(2)?.block_on(follow::follow(&args))
+        }
         Command::Ceiling(args) => follow::ceiling_of(&args),
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Worker { role, stdio } => serve(role, stdio),
     }
 }
 
-/// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
-/// whose orchestrator is gone must not linger in a query.
-fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
-    // A thread or task that panics would leave a worker that lives and does nothing.
+/// A thread or task that panics would leave a process that lives and does nothing.
+fn abort_on_panic() {
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         say(panic);
         std::process::abort();
     }));
+}
+
+/// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
+/// whose orchestrator is gone must not linger in a query.
+fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
+    abort_on_panic();
     let threads = if role == WorkerRole::Consumer { 2 } else { 1 };
     let served = runtime(threads)?.block_on(async {
         let (reader, writer) =

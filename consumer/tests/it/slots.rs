@@ -126,7 +126,7 @@ async fn a_slot_is_made_looked_up_and_dropped(version: Version) {
 
 async fn a_temporary_slot_is_its_makers_and_its_snapshot_can_be_taken(version: Version) {
     let (mut connection, name) = (open(&server(version)), new_name());
-    run(&mut connection, &format!("CREATE TABLE t_{name} AS SELECT 1 AS id"));
+    run(&mut connection, &format!("CREATE TABLE public.t_{name} AS SELECT 1 AS id"));
     let wanted = CreateSlot {
         temporary: true,
         two_phase: true,
@@ -135,10 +135,10 @@ async fn a_temporary_slot_is_its_makers_and_its_snapshot_can_be_taken(version: V
     };
     let made = connection.create_slot(&wanted).unwrap();
     let mut other = open(&server(version));
-    run(&mut other, &format!("INSERT INTO t_{name} VALUES (2)"));
+    run(&mut other, &format!("INSERT INTO public.t_{name} VALUES (2)"));
     run(&mut other, "BEGIN ISOLATION LEVEL REPEATABLE READ");
     run(&mut other, &format!("SET TRANSACTION SNAPSHOT '{}'", made.snapshot_name.unwrap()));
-    let seen = run(&mut other, &format!("SELECT count(*) FROM t_{name}"));
+    let seen = run(&mut other, &format!("SELECT count(*) FROM public.t_{name}"));
     assert_eq!(seen.as_deref(), Some("1"), "what came behind the slot's start is in its stream");
     run(&mut other, "COMMIT");
 
