@@ -1,4 +1,6 @@
-//! Databases with a table, a publication and a slot.
+//! Databases with a table, a publication and a slot. The orchestrator's tests use this file as well.
+
+#![allow(dead_code, reason = "the consumer's tests and the orchestrator's each use a part")]
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,6 +58,11 @@ impl Database {
         connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let address = server.with_database(&name);
         Self { client: connect(&address).await, address, slot: format!("slot_{name}") }
+    }
+
+    /// Another session in it.
+    pub(crate) async fn session(&self) -> Client {
+        connect(&self.address).await
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
