@@ -51,8 +51,13 @@ impl Database {
     pub(crate) async fn new(version: Version) -> Self {
         static CLUSTERS: [OnceLock<Cluster>; Version::COUNT] =
             [const { OnceLock::new() }; Version::COUNT];
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let cluster = CLUSTERS[version as usize].get_or_init(|| Cluster::start_version(version));
+        Self::on(cluster).await
+    }
+
+    /// An empty database on a server.
+    pub(crate) async fn on(cluster: &Cluster) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = cluster.address();
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();

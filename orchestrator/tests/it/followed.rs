@@ -63,8 +63,12 @@ impl Followed {
 
     /// What the statements make, a publication `p` among it.
     pub(crate) async fn without_slot(version: Version, sql: &str) -> Self {
+        Self::in_database(Database::new(version).await, sql).await
+    }
+
+    /// The same in this database.
+    pub(crate) async fn in_database(database: Database, sql: &str) -> Self {
         let turn = together();
-        let database = Database::new(version).await;
         database.execute(sql).await;
         Self::of(database, "p", turn)
     }
