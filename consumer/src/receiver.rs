@@ -13,6 +13,7 @@ use walbench_metrics::sample::StreamPosition;
 use crate::delivery::Delivered;
 use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
+use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
 use crate::source::{Reconnecting, Source, Terms};
 use crate::stream::{Account, Machine, Status};
@@ -28,6 +29,7 @@ pub(crate) struct Receiver {
     machine: Machine,
     flusher: Arc<Flusher>,
     pace: Pace,
+    eager: bool,
     patience: Duration,
     until_lsn: u64,
     read: Read,
@@ -94,6 +96,7 @@ impl Receiver {
             machine,
             flusher,
             pace: Pace::default(),
+            eager: false,
             patience: Duration::ZERO,
             until_lsn: u64::MAX,
             read: Read::default(),
@@ -103,6 +106,11 @@ impl Receiver {
     /// How long a lost connection may take to come back.
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Reads as soon as there is anything, also while the stream is busy.
+    pub(crate) fn with_eager_reads(self, eager: bool) -> Self {
+        Self { eager, ..self }
     }
 
     /// Ends by itself once everything before this position was received.
@@ -245,7 +253,9 @@ impl Receiver {
         let taken = self.take_messages();
         self.tell_recorder(bytes as u64);
         taken?;
-        self.pace.after_read(bytes);
+        if !self.eager {
+            self.pace.after_read(bytes);
+        }
         Ok(())
     }
 
@@ -292,12 +302,12 @@ impl Receiver {
     }
 
     fn reconnect(&mut self) -> Result<(), Failure> {
-        let confirmed_lsn = self.machine.confirmed_lsn();
-        match self.source.resume(&self.terms, confirmed_lsn) {
+        let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
+        match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
             Ok(connection) => {
                 self.link = Link::Up(connection);
                 self.read.reconnects += 1;
-                self.flusher.record(|recorder| recorder.reconnected());
+                self.flusher.record(Recorder::reconnected);
                 Ok(())
             }
             Err(error) => self.not_back(error),

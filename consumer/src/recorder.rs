@@ -80,10 +80,12 @@ impl Recorder {
         ended.drain(..).for_each(|due| self.received_transaction(due));
     }
 
-    /// A connection took the place of a lost one.
+    /// A connection took the place of a lost one. That it was lost is an error, retried.
     pub(crate) fn reconnected(&mut self) {
         let (phase, window) = self.now;
-        self.record(phase, window).counts.reconnects += 1;
+        let counts = &mut self.record(phase, window).counts;
+        counts.reconnects += 1;
+        counts.errors += 1;
     }
 
     /// A transaction came in whole.
@@ -100,9 +102,8 @@ impl Recorder {
         if segment.due.is_none() {
             record.counts.unstamped_rows += segment.rows;
         }
-        if timings {
-            let us = segment.received_us - segment.commit_us;
-            record.lag.commit_to_received.record_n(us, segment.rows);
+        if let Some(commit_us) = segment.commit_us.filter(|_| timings) {
+            record.lag.commit_to_received.record_n(segment.received_us - commit_us, segment.rows);
         }
     }
 
@@ -116,7 +117,9 @@ impl Recorder {
             if timings {
                 let lag = &mut record.lag;
                 lag.received_to_flushed.record_n(flushed_us - segment.received_us, segment.rows);
-                lag.commit_to_flushed.record_n(flushed_us - segment.commit_us, segment.rows);
+                if let Some(commit_us) = segment.commit_us {
+                    lag.commit_to_flushed.record_n(flushed_us - commit_us, segment.rows);
+                }
                 if let Some(due) = segment.due {
                     lag.due_to_flushed.record_n(flushed_us - due.due_us, segment.rows);
                 }
@@ -165,7 +168,7 @@ mod tests {
 
     fn segment(window: Option<Window>, rows: u64) -> Segment {
         let due = window.map(|window| Due { phase: 1, window, due_us: 100 });
-        Segment { due, commit_us: 200, received_us: 300, rows }
+        Segment { due, commit_us: Some(200), received_us: 300, rows }
     }
 
     fn flushed(segments: &[Segment]) -> Flushed<'_> {

@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub terms: Terms,
     /// Where the slot is confirmed.
     pub confirmed_lsn: u64,
+    /// The server gives up on a client that is silent for longer; `None` if it never does.
+    pub silence_limit: Option<Duration>,
 }
 
 /// How the stream is asked for, as the server has it.
@@ -67,7 +69,8 @@ impl Source {
         let catalogue = Catalogue::read(&mut connection, &self.publication)?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
-        Ok(Opened { connection, catalogue, terms, confirmed_lsn })
+        let silence_limit = silence_limit(&mut connection)?;
+        Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit })
     }
 
     /// A connection that streams nothing yet.
@@ -75,18 +78,18 @@ impl Source {
         Connection::open(&self.address, &self.application_name)
     }
 
-    /// Starts the stream from where it is confirmed.
+    /// Starts the stream from `start_lsn`, or from where it is confirmed if that is later.
     pub(crate) fn start(
         &self,
         connection: &mut Connection,
         terms: &Terms,
-        confirmed_lsn: u64,
+        start_lsn: u64,
     ) -> Result<(), ReplicationError> {
         let Terms { protocol_version, streaming, binary, two_phase, origin } = *terms;
         connection.start(&Stream {
             slot: &self.slot,
             publication: &self.publication,
-            start_lsn: confirmed_lsn,
+            start_lsn,
             protocol_version,
             streaming,
             binary,
@@ -95,17 +98,28 @@ impl Source {
         })
     }
 
-    /// Connects again and goes on from where the stream is confirmed.
+    /// Connects again and goes on behind what was received, at `resume_lsn`: PostgreSQL starts at a
+    /// position behind the slot's as well.
     pub(crate) fn resume(
         &self,
         terms: &Terms,
         confirmed_lsn: u64,
+        resume_lsn: u64,
     ) -> Result<Connection, ReplicationError> {
         let mut connection = self.connection()?;
         connection.check_slot(&self.slot, Some(confirmed_lsn))?;
-        self.start(&mut connection, terms, confirmed_lsn)?;
+        self.start(&mut connection, terms, resume_lsn)?;
         Ok(connection)
     }
+}
+
+/// `wal_sender_timeout` as it holds for this session.
+fn silence_limit(connection: &mut Connection) -> Result<Option<Duration>, ReplicationError> {
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let rows = connection.query("to look up wal_sender_timeout", sql)?;
+    let setting = rows.first().and_then(|row| row.first()?.as_deref());
+    let limit_ms = setting.and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0);
+    Ok(limit_ms.map(Duration::from_millis))
 }
 
 impl Terms {

@@ -79,10 +79,12 @@ pub(crate) async fn start(
 fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>), StartError> {
     let Task { source, plan, run, server_correction_us, until_lsn } = task;
     let policy = Policy::from(&plan);
-    let Opened { mut connection, catalogue, terms, confirmed_lsn } = source.open(&plan)?;
+    let Opened { mut connection, catalogue, terms, confirmed_lsn, silence_limit } =
+        source.open(&plan)?;
     let notes = catalogue.tables(policy).iter().filter_map(Table::notes).collect();
     let settings = Settings {
         confirmed_lsn,
+        silence_limit,
         bounds: Bounds {
             rows: plan.flush_batch_size.into(),
             bytes: plan.flush_batch_bytes,
@@ -100,6 +102,7 @@ fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>),
     let machine = Machine::new(settings, describe, Instant::now());
     let receiver = Receiver::new(source, terms, connection, machine, flusher)
         .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
+        .with_eager_reads(plan.eager_reads)
         .with_end(until_lsn);
     Ok((receiver, notes))
 }

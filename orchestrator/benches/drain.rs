@@ -3,12 +3,15 @@
 //! In one run, interleaved and on copies of the same slots: `pg_recvlogical` writing to /dev/null,
 //! a bare reader (eager, coalescing), and `walbench follow` at discard and encode; narrow rows
 //! (`event`, about 200 B) and wide ones (`task_run`, about 1 KB), over the Unix socket and TCP.
+//! `follow` asks for binary columns, as it does by default; once more it asks for text.
 //! Everything is measured from outside and in the same way for all: wall time from start to exit,
 //! CPU of the reader and of its walsender, peak memory, and CPU that neither of them used.
+//!
+//! Then how late a reader is that reads late and large, at 100 transactions a second: commit →
+//! received of `follow` and of a `follow` that reads as soon as there is anything.
 #![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
 
 #[path = "../../producer/tests/it/cluster.rs"]
-#[allow(dead_code, reason = "shared with the tests")]
 mod cluster;
 
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use walbench_metrics::stamp::Stamp;
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_phases::plan::{SynchronousCommit, WriteMethod};
@@ -44,8 +48,14 @@ const TRANSACTION_ROWS: u64 = 100;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Who drains.
-const READERS: [&str; 5] =
-    ["pg_recvlogical", "bare, eager", "bare, coalescing", "follow, discard", "follow, encode"];
+const READERS: [&str; 6] = [
+    "pg_recvlogical",
+    "bare, eager",
+    "bare, coalescing",
+    "follow, discard",
+    "follow, encode",
+    "follow, as text",
+];
 const PEER: usize = 0;
 const BARE: [usize; 2] = [1, 2];
 const ENCODE: usize = 4;
@@ -95,6 +105,7 @@ fn main() {
             }
         }
     }
+    runtime.block_on(lags(&admin, &address, rounds));
     for (table, loaded) in loaded.iter().enumerate() {
         for transport in ["unix", "tcp"] {
             report(
@@ -104,6 +115,51 @@ fn main() {
             );
         }
     }
+}
+
+/// Transactions a second at which lag is measured: a reader that is caught up.
+const LAG_RATE: u64 = 100;
+
+/// How long each lag is measured.
+const LAG_TIME: Duration = Duration::from_secs(10);
+
+/// The p50 of commit → received in µs, while somebody writes slowly.
+async fn lag_p50_us(admin: &Client, address: &PostgresAddress, eager: bool) -> f64 {
+    let slot = "SELECT pg_create_logical_replication_slot('drain', 'pgoutput')";
+    admin.execute(slot, &[]).await.unwrap();
+    let now = Loaded { name: "event", rows: 0, end: "FFFFFFFF/0".into() };
+    let mut command = command(address, &now, "unix", ENCODE);
+    command.arg(format!("--for={}", LAG_TIME.as_secs()));
+    command.arg(format!("--set=consumer.eager_reads={eager}"));
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / LAG_RATE as u32);
+    while started.elapsed() < LAG_TIME {
+        pace.tick().await;
+        // An update of one row: a transaction as small as they are.
+        admin.batch_execute("UPDATE event SET payload = payload WHERE id = 1").await.unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    drop_slot(admin).await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["lag_us"]["commit_to_received"]["p50"].as_f64().unwrap()
+}
+
+async fn lags(admin: &Client, address: &PostgresAddress, rounds: u64) {
+    admin.batch_execute("SET synchronous_commit = on").await.unwrap();
+    let (mut late, mut eager) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        late.push(lag_p50_us(admin, address, false).await);
+        eager.push(lag_p50_us(admin, address, true).await);
+    }
+    let differences = late.iter().zip(&eager).map(|(late, eager)| late - eager);
+    println!(
+        "\ncommit → received at {LAG_RATE} transactions/s, p50, median of {rounds} interleaved runs: \
+         follow {:.0} µs, reading eagerly {:.0} µs, difference {:.0} µs",
+        median(late.iter().copied()),
+        median(eager.iter().copied()),
+        median(differences),
+    );
 }
 
 trait MapIndices {
@@ -232,7 +288,7 @@ async fn drain(
 async fn drop_slot(admin: &Client) {
     let drop = "SELECT pg_drop_replication_slot('drain')";
     while let Err(error) = admin.execute(drop, &[]).await {
-        assert_eq!(error.code().map(|code| code.code()), Some("55006"), "{error}");
+        assert_eq!(error.code().map(SqlState::code), Some("55006"), "{error}");
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -265,6 +321,7 @@ fn command(address: &PostgresAddress, loaded: &Loaded, transport: &str, reader: 
         "bare, eager" => &["ceiling", "--eager"],
         "bare, coalescing" => &["ceiling"],
         "follow, discard" => &["follow", "--mock-clickhouse", "--mock-level=discard"],
+        "follow, as text" => &["follow", "--mock-clickhouse", "--set=consumer.column_format=text"],
         _ => &["follow", "--mock-clickhouse", "--mock-level=encode"],
     };
     let encoded = host.replace('/', "%2F");

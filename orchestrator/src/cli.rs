@@ -168,8 +168,11 @@ pub(crate) struct FollowArgs {
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
     /// Use the mock
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "clickhouse", conflicts_with = "clickhouse")]
     pub(crate) mock_clickhouse: bool,
+    /// HTTP URL of the ClickHouse to write into; not in this version
+    #[arg(long, value_name = "URL")]
+    pub(crate) clickhouse: Option<String>,
     /// How much of a flush the mock does: discard, encode or files
     #[arg(long, value_name = "LEVEL", requires = "mock_clickhouse")]
     pub(crate) mock_level: Option<String>,

@@ -18,11 +18,15 @@ use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
 
 /// A plan is what `--set` changes; of this one only the consumer's part is used.
-const PLAN: &str =
-    "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
+const PLAN: &str = "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
 
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
+    if args.clickhouse.is_some() {
+        let what = "a real ClickHouse (--clickhouse) is not in this version of walbench";
+        let hint = "--mock-clickhouse follows into the mock";
+        return Err(Ending::usage(Failure::new(what).hint(hint)));
+    }
     let following = following(&args.stream, args.level())?;
     if args.create_slot {
         create_slot(&following).map_err(start_failed)?;

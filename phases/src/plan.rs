@@ -362,6 +362,9 @@ pub struct Consumer {
     pub two_phase: bool,
     /// The form column values are asked for in.
     pub column_format: ColumnFormat,
+    /// `true` reads as soon as there is anything, also while the stream is busy: for measuring what
+    /// reading late and large saves.
+    pub eager_reads: bool,
     /// Which changes are received, by where they were made first (PostgreSQL 16).
     pub origin: Origin,
     /// Memory for transactions received before they are committed; beyond it they go to a file.
@@ -414,6 +417,7 @@ impl Default for Consumer {
             streaming: Streaming::Off,
             two_phase: false,
             column_format: ColumnFormat::Auto,
+            eager_reads: false,
             origin: Origin::Any,
             spool_memory_bytes: 8 * 1024 * 1024,
             spool_dir: None,

@@ -214,6 +214,12 @@ pub struct ConsumerFigures {
     pub retries: u64,
     /// Errors of the sink or the stream, retried or not, drain included.
     pub errors: u64,
+    /// Replication connections that took the place of a lost one, drain included.
+    #[serde(default)]
+    pub reconnects: u64,
+    /// Values written as the nearest that ClickHouse's type can hold, drain included.
+    #[serde(default)]
+    pub clamped_values: u64,
     /// Row versions without a stamp of this run.
     pub unstamped_rows: u64,
     /// Time of one flush.

@@ -192,6 +192,8 @@ impl<'a> PhaseSource<'a> {
             encoded_bytes: counts.encoded_bytes,
             retries: counts.retries + draining.retries,
             errors: counts.errors + draining.errors,
+            reconnects: counts.reconnects + draining.reconnects,
+            clamped_values: counts.clamped_values + draining.clamped_values,
             unstamped_rows: counts.unstamped_rows + draining.unstamped_rows,
             flush_us: tally.map(|tally| (&tally.flush).into()).unwrap_or_default(),
             lag_us: tally.map(lag).unwrap_or_default(),

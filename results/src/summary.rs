@@ -189,6 +189,8 @@ fn rows(phase: &PhaseFigures) -> String {
     rows.push(("bytes sent to the sink", human::bytes(consumer.bytes)));
     rows.push(("flushes tried again", human::count(consumer.retries)));
     rows.push(("errors of stream and sink", human::count(consumer.errors)));
+    rows.push(("connections made again", human::count(consumer.reconnects)));
+    rows.push(("values clamped", human::count(consumer.clamped_values)));
     rows.push(("negative lag samples", human::count(consumer.negative_lag_samples)));
     rows.push(("measured window", human::sec(*duration_sec)));
     rows.push(("rows/s delivered in the window", human::rate(consumer.throughput)));

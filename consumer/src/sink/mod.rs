@@ -80,7 +80,6 @@ impl Sink {
     pub(crate) async fn carry_out(&self, work: Work) -> (Work, Result<Written, SinkError>) {
         // Compressing and writing are work for a core: on the runtime they would hold up the link.
         let done = match (&self.kind, work) {
-            (Kind::Discard, work) => Ok((work, Ok(Written::default()))),
             (Kind::Encode, Work::Write(batch)) => {
                 tokio::task::spawn_blocking(move || {
                     let written = compress_parts(&batch);
@@ -88,7 +87,7 @@ impl Sink {
                 })
                 .await
             }
-            (Kind::Encode, work) => Ok((work, Ok(Written::default()))),
+            (Kind::Discard | Kind::Encode, work) => Ok((work, Ok(Written::default()))),
             (Kind::Files(files), work) => {
                 let files = files.clone();
                 tokio::task::spawn_blocking(move || {

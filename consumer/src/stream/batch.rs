@@ -53,8 +53,9 @@ pub(crate) struct Part {
 pub(crate) struct Segment {
     /// Phase and window the rows belong to; `None` for rows without a stamp of this run.
     pub due: Option<Due>,
-    /// When they were committed, in µs of the orchestrator's clock.
-    pub commit_us: i64,
+    /// When they were committed, in µs of the orchestrator's clock; `None` for rows that were
+    /// committed on another server first.
+    pub commit_us: Option<i64>,
     /// When they were received, in µs of the orchestrator's clock.
     pub received_us: i64,
     /// How many they are.
@@ -100,7 +101,6 @@ impl Batch {
     /// Counts rows that were written to a part.
     #[inline]
     pub(crate) fn count(&mut self, rows: u64, bytes: u64, of: Segment) {
-        self.opened.get_or_insert_with(Instant::now);
         self.rows += rows;
         self.bytes += bytes;
         of.add_rows(rows, &mut self.segments);
@@ -113,7 +113,15 @@ impl Batch {
         self.rows >= bounds.rows || self.bytes >= bounds.bytes
     }
 
-    /// When its age reaches the bound; `None` while it is empty.
+    /// Its age counts from now, if it has rows and nobody has said so before. Whoever looks after
+    /// batches calls this each time: a clock read for every row would cost more than it tells.
+    pub(crate) fn seen(&mut self, now: Instant) {
+        if self.rows > 0 {
+            self.opened.get_or_insert(now);
+        }
+    }
+
+    /// When its age reaches the bound; `None` while it is empty, or was not seen with rows.
     #[must_use]
     pub(crate) fn deadline(&self, bounds: &Bounds) -> Option<Instant> {
         self.opened.map(|opened| opened + bounds.age)
@@ -141,7 +149,7 @@ mod tests {
     use super::*;
 
     fn segment(commit_us: i64) -> Segment {
-        Segment { due: None, commit_us, received_us: 9, rows: 0 }
+        Segment { due: None, commit_us: Some(commit_us), received_us: 9, rows: 0 }
     }
 
     fn bounds(rows: u64, bytes: u64) -> Bounds {
@@ -155,17 +163,21 @@ mod tests {
         batch.count(1, 10, segment(1));
         batch.count(1, 10, segment(2));
         let rows: Vec<_> = batch.segments.iter().map(|s| (s.commit_us, s.rows)).collect();
-        assert_eq!(rows, [(1, 2), (2, 1)]);
+        assert_eq!(rows, [(Some(1), 2), (Some(2), 1)]);
     }
 
     #[test]
     fn it_is_full_at_the_first_bound() {
         let mut batch = Batch::default();
+        batch.seen(Instant::now());
         assert!(batch.deadline(&bounds(2, 100)).is_none());
         batch.count(1, 60, segment(1));
         assert!(!batch.is_full(&bounds(2, 100)));
         assert!(batch.is_full(&bounds(1, 100)) && batch.is_full(&bounds(2, 60)));
-        assert!(batch.deadline(&bounds(2, 100)).is_some());
+        let now = Instant::now();
+        batch.seen(now);
+        batch.seen(now + Duration::from_secs(9));
+        assert_eq!(batch.deadline(&bounds(2, 100)), Some(now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::fault::{Fault, is_planted};
+
 /// A transaction that ended inside a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -40,18 +42,23 @@ struct Pending {
 pub(crate) struct Confirmations {
     pending: VecDeque<Pending>,
     first: u64,
+    /// Transactions in all of them.
+    ended: usize,
+    cut_lsn: u64,
     confirmed_lsn: u64,
 }
 
 impl Confirmations {
     /// Everything before this position is durable.
     pub(crate) fn new(confirmed_lsn: u64) -> Self {
-        Self { confirmed_lsn, ..Self::default() }
+        Self { cut_lsn: confirmed_lsn, confirmed_lsn, ..Self::default() }
     }
 
     /// A batch was cut, with what ended in it; returns its number. `mark` is left empty.
     pub(crate) fn cut(&mut self, mark: &mut Mark) -> u64 {
         let mut pending = Pending { acknowledged: false, mark: Mark::default() };
+        self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
+        self.ended += mark.ended.len();
         pending.mark.absorb(mark);
         self.pending.push_back(pending);
         self.first + self.pending.len() as u64 - 1
@@ -60,8 +67,12 @@ impl Confirmations {
     /// Something ended with no row after the last cut batch; calls `ended` when it is safe at
     /// once, because nothing is pending. `mark` is left empty.
     pub(crate) fn mark(&mut self, mark: &mut Mark, ended: impl FnMut(Ended)) {
+        self.cut_lsn = self.cut_lsn.max(mark.end_lsn);
         match self.pending.back_mut() {
-            Some(last) => last.mark.absorb(mark),
+            Some(last) => {
+                self.ended += mark.ended.len();
+                last.mark.absorb(mark);
+            }
             None => self.confirm(std::mem::take(mark), ended),
         }
     }
@@ -70,9 +81,14 @@ impl Confirmations {
     pub(crate) fn acknowledge(&mut self, number: u64, mut ended: impl FnMut(Ended)) {
         let index = usize::try_from(number - self.first).expect("a batch's number is small");
         self.pending[index].acknowledged = true;
+        if is_planted(Fault::ConfirmOutOfOrder) {
+            let mark = self.pending[index].mark.clone();
+            self.confirm(mark, &mut ended);
+        }
         while self.pending.front().is_some_and(|p| p.acknowledged) {
             let pending = self.pending.pop_front().expect("there is a front");
             self.first += 1;
+            self.ended -= pending.mark.ended.len();
             self.confirm(pending.mark, &mut ended);
         }
     }
@@ -82,22 +98,30 @@ impl Confirmations {
         mark.ended.into_iter().for_each(ended);
     }
 
+    /// Bytes that it takes itself: batches may be acknowledged in any number while one before them
+    /// is not, and any number of transactions may end without a row.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.pending.len() * size_of::<Pending>() + self.ended * size_of::<Ended>()) as u64
+    }
+
     /// Everything before this position is durable.
     #[must_use]
     pub(crate) fn confirmed_lsn(&self) -> u64 {
         self.confirmed_lsn
     }
 
-    /// Position up to which everything was cut, acknowledged or not.
-    #[cfg(test)]
-    pub(super) fn cut_lsn(&self) -> u64 {
-        self.pending.back().map_or(self.confirmed_lsn, |last| last.mark.end_lsn)
+    /// Everything before this position was cut, acknowledged or not.
+    #[must_use]
+    pub(crate) fn cut_lsn(&self) -> u64 {
+        self.cut_lsn
     }
 
-    /// Batches that are not acknowledged, or wait for one that is not.
+    /// Batches that are not acknowledged, or wait for one that is not, and transactions that ended
+    /// in them.
     #[cfg(test)]
-    fn pending(&self) -> usize {
-        self.pending.len()
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        let ended = self.pending.iter().map(|pending| pending.mark.ended.len() as u64);
+        (self.pending.len() as u64, ended.sum())
     }
 }
 
@@ -142,7 +166,7 @@ mod tests {
                 let prefix = acknowledged.iter().take_while(|a| **a).count() as u64;
                 prop_assert_eq!(confirmations.confirmed_lsn(), prefix * 10);
                 prop_assert_eq!(&out, &(1..=prefix).map(|n| n * 10).collect::<Vec<_>>());
-                prop_assert_eq!(confirmations.pending() as u64, acknowledged.len() as u64 - prefix);
+                prop_assert_eq!(confirmations.remembered().0, acknowledged.len() as u64 - prefix);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::confirmations::{Confirmations, Ended, Mark};
+use super::fault::{Fault, is_planted};
 use crate::rowbinary::Table;
 
 /// Wait before the second try of a flush; it doubles with each further one.
@@ -79,8 +80,6 @@ pub(crate) struct Flushes {
     alone: bool,
     in_flight_bytes: u64,
     confirmations: Confirmations,
-    #[cfg(test)]
-    pub(super) fault: Option<super::simulation::Fault>,
 }
 
 impl Flushes {
@@ -96,8 +95,6 @@ impl Flushes {
             alone: false,
             in_flight_bytes: 0,
             confirmations: Confirmations::new(confirmed_lsn),
-            #[cfg(test)]
-            fault: None,
         }
     }
 
@@ -128,8 +125,7 @@ impl Flushes {
     fn next_may_start(&self) -> bool {
         let idle = self.under_way == 0 && self.again.is_empty();
         let Some(next) = self.waiting.front() else { return false };
-        #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::ReorderFlushes) {
+        if is_planted(Fault::ReorderFlushes) {
             return true;
         }
         // One that stands alone and has failed is the only one in `again`: nothing overtakes it.
@@ -161,11 +157,10 @@ impl Flushes {
 
     fn try_again(&mut self, mut job: Job, now: Instant) -> Result<(), GivenUp> {
         job.failures += 1;
-        if job.failures >= self.max_attempts {
+        if job.failures >= self.max_attempts && !is_planted(Fault::RetryForever) {
             return Err(GivenUp { attempts: job.failures });
         }
-        #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::DropRetry) {
+        if is_planted(Fault::DropRetry) {
             self.in_flight_bytes -= job.work.bytes();
             self.confirmations.acknowledge(job.number, |_| ());
             return Ok(());
@@ -182,16 +177,32 @@ impl Flushes {
 
     /// Everything before this position is durable.
     pub(crate) fn confirmed_lsn(&self) -> u64 {
-        #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::ConfirmEarly) {
+        if is_planted(Fault::ConfirmEarly) {
             return self.confirmations.cut_lsn();
         }
         self.confirmations.confirmed_lsn()
     }
 
+    /// Everything before this position was pushed, and is durable or will be.
+    pub(crate) fn cut_lsn(&self) -> u64 {
+        self.confirmations.cut_lsn()
+    }
+
     /// Bytes of rows that wait or are under way.
     pub(crate) fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes
+    }
+
+    /// Bytes that are kept beside the rows: of jobs, and of transactions that wait for them.
+    pub(crate) fn overhead_bytes(&self) -> u64 {
+        let jobs = self.waiting.len() + self.again.len() + self.under_way;
+        (jobs * size_of::<Job>()) as u64 + self.confirmations.bytes()
+    }
+
+    /// Jobs that are not durable, and transactions that wait for that.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        self.confirmations.remembered()
     }
 
     /// Nothing waits and nothing is under way.

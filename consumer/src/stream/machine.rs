@@ -6,35 +6,43 @@ use std::time::{Duration, Instant};
 use walbench_metrics::Failure;
 
 use super::batch::{Batch, Bounds};
+use super::confirmations::Ended;
+use super::fault::{Fault, is_planted};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
-use super::rows::{Account, Rows, Writing};
+use super::rows::{Account, Rows, Tables, Writing};
 use super::spool::{Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
-    Commit, CommitPrepared, Malformed, Message, Relation, RelationIds, streamed_xid,
+    Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
 };
 use crate::replication::{Frame, ReplicationError, frame, lsn_text};
 use crate::rowbinary::TableFacts;
 use crate::sink::SinkError;
 
-/// A status update is sent at least this often: PostgreSQL gives up on a client that is silent for
-/// wal_sender_timeout, and its lag views are as old as the last update.
+/// A status update is sent at least this often: PostgreSQL's lag views are as old as the last one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// And so many times in wal_sender_timeout, after which PostgreSQL gives up on a silent client. Its
+/// question for a sign of life can't be waited for: at the bound of bytes in flight it is not read.
+const STATUSES_IN_SILENCE: u32 = 4;
 
 /// And at most this often when more became durable: each costs the walsender a wake-up.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Spooled messages that are read in one go: more would hold up status updates.
-const ADVANCE_MESSAGES: usize = 2_000;
+const ADVANCE_MESSAGES: usize = if cfg!(test) { 3 } else { 2_000 };
 
 /// How a machine is set up.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Where the slot is confirmed: everything before it is durable.
     pub confirmed_lsn: u64,
+    /// The server gives up on a client that is silent for longer.
+    pub silence_limit: Option<Duration>,
     /// When a batch is cut.
     pub bounds: Bounds,
-    /// Bytes of rows received and not acknowledged at which it wants no more.
+    /// Bytes of rows received and not acknowledged, with what is kept beside them, at which it
+    /// wants no more.
     pub max_in_flight_bytes: u64,
     /// Flushes under way at once.
     pub flush_concurrency: usize,
@@ -84,6 +92,8 @@ pub(crate) struct Machine {
     spare: Vec<Batch>,
     spare_limit: usize,
     received_lsn: u64,
+    confirmed_lsn: u64,
+    status_interval: Duration,
     status_sent: Instant,
     confirmed_sent: u64,
     reply_wanted: bool,
@@ -91,44 +101,53 @@ pub(crate) struct Machine {
 }
 
 /// Messages that go to the spool.
-#[derive(Clone, Copy)]
 enum Inside {
     /// A piece of a streamed transaction.
-    Block(u32),
-    /// A transaction that will be prepared.
-    Preparing(u32),
+    Block { xid: u32 },
+    /// A transaction that will be prepared, and the tables as they were before it.
+    Preparing { xid: u32, tables: Tables },
 }
 
 struct Replay {
     from: Spooling,
     commit: Commit,
+    /// The tables as they are when it is over, if its own descriptions are not to stay.
+    tables_after: Option<Tables>,
 }
 
 /// A prepared transaction. PostgreSQL sends its rows again only if the slot is not confirmed beyond
-/// its PREPARE, so it is not until the rows are durable.
+/// its PREPARE, so it is not until the rows are durable. Where transactions are prepared at the
+/// same time the slot may then be confirmed between one's PREPARE and its COMMIT PREPARED, and a
+/// new connection brings the latter alone.
 struct Held {
     xid: u32,
     prepare_lsn: u64,
     /// End of what decided it; while it is undecided, the end of all.
     until_lsn: u64,
+    /// The tables that its rows are of, as far as it does not describe them itself.
+    tables: Tables,
 }
 
 impl Machine {
     pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
-        let Settings { bounds, max_in_flight_bytes, flush_concurrency, .. } = settings;
-        let Settings { confirmed_lsn, max_attempts, .. } = settings;
+        let Settings { bounds, max_in_flight_bytes, flush_concurrency, silence_limit, .. } =
+            settings;
+        let Settings { confirmed_lsn, max_attempts, spool_memory_bytes, spool_dir, .. } = settings;
         Self {
             bounds,
             max_in_flight_bytes,
             rows: Rows::new(settings.writing, catalogue),
             flushes: Flushes::new(flush_concurrency, max_attempts, confirmed_lsn),
-            spool: Spool::new(settings.spool_dir.as_deref(), settings.spool_memory_bytes),
+            spool: Spool::new(spool_dir.as_deref(), spool_memory_bytes),
             inside: None,
             replay: None,
             held: Vec::new(),
             spare: Vec::new(),
             spare_limit: flush_concurrency + 2,
             received_lsn: confirmed_lsn,
+            confirmed_lsn,
+            status_interval: silence_limit
+                .map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / STATUSES_IN_SILENCE)),
             status_sent: now,
             confirmed_sent: confirmed_lsn,
             reply_wanted: false,
@@ -137,14 +156,22 @@ impl Machine {
     }
 
     /// The connection was lost. What is not whole is forgotten; PostgreSQL sends everything behind
-    /// the confirmed position again. What was cut goes on to the sink.
+    /// [`Self::resume_lsn`] again, prepared transactions as well, and so they are held on. What was
+    /// cut goes on to the sink.
     pub(crate) fn disconnected(&mut self) {
         self.rows.restart();
-        self.spool.clear();
+        if !is_planted(Fault::KeepSpool) {
+            self.spool.clear();
+        }
         self.inside = None;
-        self.replay = None;
-        self.held.retain(|held| held.until_lsn != u64::MAX);
+        self.end_replay();
         self.reply_wanted = false;
+        if is_planted(Fault::ForgetHoldWhenCut) {
+            self.held.clear();
+        }
+        if !is_planted(Fault::KeepReceived) {
+            self.received_lsn = self.resume_lsn();
+        }
     }
 
     /// Whether it wants more of the stream now: there is room, and no committed transaction waits
@@ -157,7 +184,15 @@ impl Machine {
 
     #[inline]
     fn has_room(&self) -> bool {
-        self.in_flight_bytes() < self.max_in_flight_bytes
+        self.memory_bytes() < self.max_in_flight_bytes || is_planted(Fault::IgnoreRoom)
+    }
+
+    /// Bytes in flight and what is kept beside them. Truncations, and transactions without rows,
+    /// have nothing but the latter.
+    #[inline]
+    fn memory_bytes(&self) -> u64 {
+        let ended = self.rows.open.mark.ended.len() * size_of::<Ended>();
+        self.in_flight_bytes() + self.flushes.overhead_bytes() + ended as u64
     }
 
     /// Whether [`Self::advance`] has something to do.
@@ -220,50 +255,62 @@ impl Machine {
             }
             Message::Relation(relation) => self.rows.describe(&relation),
             Message::Truncate { relations, .. } => self.truncate(relations),
-            Message::StreamStart { xid, .. } => self.enter(Inside::Block(xid), lsn),
-            Message::BeginPrepare(begin) => self.enter(Inside::Preparing(begin.xid), lsn),
+            Message::StreamStart { xid, .. } => self.enter(xid, Inside::Block { xid }, lsn),
+            Message::BeginPrepare(begin) => {
+                let inside = Inside::Preparing { xid: begin.xid, tables: self.rows.tables() };
+                self.enter(begin.xid, inside, lsn)
+            }
             Message::StreamAbort(abort) => {
                 self.spool.abort(abort.xid, abort.subxid);
                 Ok(())
             }
             Message::StreamPrepare(prepare) => {
-                self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+                self.prepared(&prepare, self.rows.tables());
                 Ok(())
             }
             Message::StreamCommit { xid, commit } => self.start_replay(xid, commit),
             Message::CommitPrepared(CommitPrepared {
-                xid,
-                gid,
-                commit_lsn,
-                end_lsn,
-                commit_us,
+                xid, commit_lsn, end_lsn, commit_us, ..
             }) => {
-                if !self.decided(xid, end_lsn) {
-                    return Err(unknown_prepared(gid));
-                }
-                self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })
+                // One whose PREPARE the stream does not have was durable before the slot was
+                // confirmed behind that: see Held.
+                let Some(tables) = self.decided(xid, end_lsn) else {
+                    self.end_at(end_lsn);
+                    return Ok(());
+                };
+                self.start_replay(xid, Commit { commit_lsn, end_lsn, commit_us })?;
+                let tables = if is_planted(Fault::ReadAnew) { self.rows.tables() } else { tables };
+                let after = self.rows.replace_tables(tables);
+                self.replay = self.replay.take().map(|r| Replay { tables_after: Some(after), ..r });
+                Ok(())
             }
             Message::RollbackPrepared(rollback) => {
-                self.spool.abort(rollback.xid, rollback.xid);
                 self.decided(rollback.xid, rollback.rollback_end_lsn);
+                self.spool.forget(rollback.xid);
                 self.end_at(rollback.rollback_end_lsn);
                 Ok(())
             }
-            Message::Type(_) | Message::Origin { .. } => Ok(()),
+            Message::Origin { .. } => {
+                self.rows.comes_from_elsewhere();
+                Ok(())
+            }
             Message::StreamStop | Message::Prepare(_) => Err(protocol(format!(
                 "the end of something that did not begin, at {}",
                 lsn_text(lsn)
             ))),
-            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => Ok(()),
+            // Types are known from the catalogue; rows are handled before this.
+            Message::Type(_)
+            | Message::Insert { .. }
+            | Message::Update { .. }
+            | Message::Delete { .. } => Ok(()),
         }
     }
 
-    fn enter(&mut self, inside: Inside, lsn: u64) -> Result<(), Failure> {
+    fn enter(&mut self, xid: u32, inside: Inside, lsn: u64) -> Result<(), Failure> {
         if self.rows.in_transaction() {
             let text = format!("a transaction begins inside another at {}", lsn_text(lsn));
             return Err(protocol(text));
         }
-        let (Inside::Block(xid) | Inside::Preparing(xid)) = inside;
         self.spool.open(xid);
         self.inside = Some(inside);
         Ok(())
@@ -271,54 +318,82 @@ impl Machine {
 
     /// A message inside a transaction that is not committed.
     fn uncommitted(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
-        let Some(inside) = self.inside else { return Ok(()) };
+        let Some(inside) = &self.inside else { return Ok(()) };
         let nothing = || protocol(format!("an empty message at {}", lsn_text(lsn)));
         let (tag, rest) = body.split_first().ok_or_else(nothing)?;
         let spooled = match (inside, tag) {
-            (Inside::Block(_), b'E') => {
+            (Inside::Block { .. }, b'E') => {
                 self.inside = None;
                 return Ok(());
             }
-            (Inside::Preparing(_), b'P') => return self.end_of_prepare(lsn, body),
-            (Inside::Block(xid), _) => {
-                let subxid = streamed_xid(body).map_err(|e| malformed(lsn, e))?;
-                // What has no transaction is an origin, which changes nothing.
-                let Some(subxid) = subxid else { return Ok(()) };
-                self.spool.add((xid, subxid), lsn, *tag, &rest[4..])
+            (Inside::Preparing { .. }, b'P') => return self.end_of_prepare(lsn, body),
+            (&Inside::Block { xid }, _) => {
+                match streamed_xid(body).map_err(|e| malformed(lsn, e))? {
+                    Some(subxid) => self.spool.add((xid, subxid), lsn, *tag, &rest[4..]),
+                    // An origin, which is all of the transaction's.
+                    None => self.spool.add((xid, xid), lsn, *tag, rest),
+                }
             }
-            (Inside::Preparing(xid), _) => self.spool.add((xid, xid), lsn, *tag, rest),
+            (&Inside::Preparing { xid, .. }, _) => {
+                if *tag == b'R' && !is_planted(Fault::DescribeLate) {
+                    self.describe_for_all(lsn, body)?;
+                }
+                self.spool.add((xid, xid), lsn, *tag, rest)
+            }
         };
         spooled.map_err(|e| spool_failed(&e))
     }
 
     fn end_of_prepare(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
         let message = Message::decode(body).map_err(|e| malformed(lsn, e))?;
-        if let Message::Prepare(prepare) = message {
-            self.inside = None;
-            self.prepared(prepare.xid, prepare.prepare_lsn, prepare.end_lsn);
+        if let (Message::Prepare(prepare), Some(Inside::Preparing { tables, .. })) =
+            (message, self.inside.take())
+        {
+            self.prepared(&prepare, tables);
         }
         Ok(())
     }
 
-    fn prepared(&mut self, xid: u32, prepare_lsn: u64, end_lsn: u64) {
+    /// PostgreSQL describes a table once, be it in a transaction that is only prepared: rows of
+    /// others that come before its commit rely on that.
+    fn describe_for_all(&mut self, lsn: u64, body: &[u8]) -> Result<(), Failure> {
+        match Message::decode(body).map_err(|e| malformed(lsn, e))? {
+            Message::Relation(relation) => self.rows.describe(&relation),
+            _ => Ok(()),
+        }
+    }
+
+    fn prepared(&mut self, prepare: &Prepared<'_>, tables: Tables) {
+        let Prepared { xid, prepare_lsn, end_lsn, .. } = *prepare;
         self.spool.open(xid);
-        self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX });
+        self.held.retain(|held| held.xid != xid || held.until_lsn != u64::MAX);
+        self.held.push(Held { xid, prepare_lsn, until_lsn: u64::MAX, tables });
         self.end_at(end_lsn);
     }
 
-    /// A prepared transaction was committed or rolled back; says whether it was known.
-    fn decided(&mut self, xid: u32, end_lsn: u64) -> bool {
-        let held = self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX);
-        let Some(held) = held else { return false };
+    /// A prepared transaction was committed or rolled back; returns the tables that its rows are
+    /// of, if it is known.
+    fn decided(&mut self, xid: u32, end_lsn: u64) -> Option<Tables> {
+        if !self.spool.holds(xid) {
+            return None;
+        }
+        let held =
+            self.held.iter_mut().find(|held| held.xid == xid && held.until_lsn == u64::MAX)?;
         held.until_lsn = end_lsn;
-        true
+        Some(held.tables.clone())
     }
 
     fn start_replay(&mut self, xid: u32, commit: Commit) -> Result<(), Failure> {
         self.rows.begin(commit.commit_lsn, commit.commit_us)?;
         let from = self.spool.take(xid).map_err(|e| spool_failed(&e))?;
-        self.replay = Some(Replay { from, commit });
+        self.replay = Some(Replay { from, commit, tables_after: None });
         Ok(())
+    }
+
+    fn end_replay(&mut self) {
+        if let Some(tables) = self.replay.take().and_then(|replay| replay.tables_after) {
+            self.rows.replace_tables(tables);
+        }
     }
 
     /// Takes rows of a committed transaction out of the spool, while there is room for them.
@@ -334,8 +409,11 @@ impl Machine {
             match replay.from.next().map_err(|e| spool_failed(&e))? {
                 Some((lsn, body)) => self.message(lsn, body)?,
                 None => {
-                    self.rows.commit(replay.commit.commit_lsn)?;
-                    self.end_at(replay.commit.end_lsn);
+                    let Commit { commit_lsn, end_lsn, .. } = replay.commit;
+                    self.replay = Some(replay);
+                    self.end_replay();
+                    self.rows.commit(commit_lsn)?;
+                    self.end_at(end_lsn);
                     return Ok(());
                 }
             }
@@ -359,7 +437,7 @@ impl Machine {
         self.received_lsn = self.received_lsn.max(end_lsn);
         let Self { rows, flushes, delivered, .. } = self;
         rows.open.mark.end_lsn = rows.open.mark.end_lsn.max(end_lsn);
-        if rows.open.rows == 0 {
+        if rows.open.rows == 0 || is_planted(Fault::MarkEarly) {
             flushes.mark(&mut rows.open.mark, |ended| delivered.add(ended));
         }
     }
@@ -377,9 +455,10 @@ impl Machine {
 
     /// Cuts the open batch if it is old enough, or is what fills the bound.
     pub(crate) fn cut_if_due(&mut self, now: Instant) {
+        self.rows.open.seen(now);
+        let is_stuck = !self.has_room() && self.flushes.is_idle();
         let open = &self.rows.open;
-        let stuck = open.bytes >= self.max_in_flight_bytes && self.flushes.is_idle();
-        if stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
+        if is_stuck || open.deadline(&self.bounds).is_some_and(|deadline| now >= deadline) {
             self.cut();
         }
     }
@@ -447,7 +526,8 @@ impl Machine {
 
     fn status_deadline(&mut self) -> Instant {
         let more = self.confirmed_lsn() > self.confirmed_sent;
-        self.status_sent + if more { CONFIRM_INTERVAL } else { STATUS_INTERVAL }
+        let interval = self.status_interval;
+        self.status_sent + if more { interval.min(CONFIRM_INTERVAL) } else { interval }
     }
 
     /// When there is something to do though nothing arrives and no job ends.
@@ -458,12 +538,36 @@ impl Machine {
 
     /// Everything before this position is durable, and none of it is needed again.
     pub(crate) fn confirmed_lsn(&mut self) -> u64 {
-        let durable = self.flushes.confirmed_lsn();
-        self.held.retain(|held| durable < held.until_lsn);
-        self.held.iter().map(|held| held.prepare_lsn).fold(durable, u64::min)
+        let durable_lsn = self.flushes.confirmed_lsn();
+        self.held.retain(|held| durable_lsn < held.until_lsn);
+        // What was prepared before the slot knew of two-phase commit comes with its PREPARE when it
+        // is committed, and would again: it holds nothing back.
+        self.confirmed_lsn = self.confirmed_lsn.max(self.held_back(durable_lsn));
+        self.confirmed_lsn
     }
 
-    /// Everything before this position was received.
+    /// Where the stream goes on when the connection was lost: behind everything that is on its way
+    /// to the sink. Would that come again from the confirmed position on, a truncation would come
+    /// after rows behind it that are durable and may be confirmed by then.
+    pub(crate) fn resume_lsn(&mut self) -> u64 {
+        if is_planted(Fault::ResumeAtConfirmed) {
+            return self.confirmed_lsn();
+        }
+        let confirmed_lsn = self.confirmed_lsn();
+        self.held_back(self.flushes.cut_lsn()).max(confirmed_lsn)
+    }
+
+    /// This position, or the oldest PREPARE that is needed if everything before it was seen.
+    fn held_back(&self, lsn: u64) -> u64 {
+        if is_planted(Fault::ForgetHold) {
+            return lsn;
+        }
+        let is_needed = |held: &&Held| lsn < held.until_lsn;
+        self.held.iter().filter(is_needed).map(|held| held.prepare_lsn).fold(lsn, u64::min)
+    }
+
+    /// Everything before this position was received; falls when a lost connection takes some of it
+    /// along.
     pub(crate) fn received_lsn(&self) -> u64 {
         self.received_lsn
     }
@@ -472,6 +576,19 @@ impl Machine {
     #[inline]
     pub(crate) fn in_flight_bytes(&self) -> u64 {
         self.flushes.in_flight_bytes() + self.rows.open.bytes
+    }
+
+    /// Jobs that were cut and are not durable, and transactions that wait for that.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        let (jobs, transactions) = self.flushes.remembered();
+        (jobs, transactions + self.rows.open.mark.ended.len() as u64)
+    }
+
+    /// Rows of the open batch.
+    #[cfg(test)]
+    pub(super) fn open_rows(&self) -> u64 {
+        self.rows.open.rows
     }
 
     /// Everything received was acknowledged.
@@ -506,12 +623,4 @@ fn spool_failed(error: &std::io::Error) -> Failure {
     Failure::new("a transaction that is not committed yet can't be kept on disk")
         .caused_by(error)
         .hint("consumer.spool_dir names the folder for such files; streaming = \"off\" needs none")
-}
-
-#[cold]
-fn unknown_prepared(gid: &str) -> Failure {
-    Failure::new(format!("the prepared transaction {gid:?} was committed, and its rows are gone"))
-        .hint(
-            "the slot was confirmed beyond its PREPARE by somebody else: fill the destination again",
-        )
 }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod confirmations;
+mod fault;
 mod flushes;
 mod machine;
 mod rows;

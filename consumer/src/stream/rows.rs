@@ -8,6 +8,7 @@ use walbench_metrics::{Failure, Window};
 
 use super::batch::{Batch, Due, Segment};
 use super::confirmations::Ended;
+use super::fault::{Fault, is_planted};
 use super::machine::{Describe, protocol};
 use crate::pgoutput::{LogicalMessage, OldTuple, Relation, Tuple};
 use crate::replication::lsn_text;
@@ -26,11 +27,14 @@ pub(crate) struct Writing {
     pub policy: Policy,
 }
 
+/// Tables by the OID of their relation; cheap to keep.
+pub(super) type Tables = Arc<HashMap<u32, Arc<Table>>>;
+
 /// Rows as they come, up to the next cut.
 pub(super) struct Rows {
     writing: Writing,
     catalogue: Box<dyn Describe>,
-    tables: HashMap<u32, Arc<Table>>,
+    tables: Tables,
     /// The table that rows are of; the next row's most often is the last one's.
     table: Option<(u32, Arc<Table>)>,
     /// Columns that were NULL though the catalogue says they never are.
@@ -64,7 +68,8 @@ pub(crate) struct Account {
 #[derive(Clone, Copy)]
 struct Transaction {
     commit_lsn: u64,
-    commit_us: i64,
+    /// When it was committed on this server, in µs of the orchestrator's clock, if that is known.
+    commit_us: Option<i64>,
     due: Option<Due>,
     stamp: Option<(u32, u32, u64)>,
     rows: u64,
@@ -75,7 +80,7 @@ impl Rows {
         Self {
             writing,
             catalogue,
-            tables: HashMap::new(),
+            tables: Tables::default(),
             table: None,
             widened: Vec::new(),
             open: Batch::default(),
@@ -89,7 +94,9 @@ impl Rows {
 
     /// Forgets what is not whole: it comes again.
     pub(super) fn restart(&mut self) {
-        self.open.clear();
+        if !is_planted(Fault::KeepBatch) {
+            self.open.clear();
+        }
         self.transaction = None;
         self.last_commit_lsn = 0;
     }
@@ -106,10 +113,18 @@ impl Rows {
         }
         self.out_of_order += u64::from(commit_lsn <= self.last_commit_lsn);
         self.last_commit_lsn = commit_lsn;
-        let commit_us = commit_us - self.writing.server_correction_us;
+        let commit_us = Some(commit_us - self.writing.server_correction_us);
         self.transaction =
             Some(Transaction { commit_lsn, commit_us, due: None, stamp: None, rows: 0 });
         Ok(())
+    }
+
+    /// The transaction was replicated to this server: PostgreSQL gives the time of its commit on the
+    /// server where it was made, from which no lag of ours follows.
+    pub(super) fn comes_from_elsewhere(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.commit_us = None;
+        }
     }
 
     pub(super) fn commit(&mut self, commit_lsn: u64) -> Result<(), Failure> {
@@ -148,9 +163,20 @@ impl Rows {
         // batches know stays the same then.
         let known = self.tables.get(&relation.id);
         if known.is_none_or(|known| **known != table) {
-            self.tables.insert(relation.id, Arc::new(table));
+            Arc::make_mut(&mut self.tables).insert(relation.id, Arc::new(table));
         }
         Ok(())
+    }
+
+    /// The tables as they are described now.
+    pub(super) fn tables(&self) -> Tables {
+        self.tables.clone()
+    }
+
+    /// From here on tables are as they were described at another time; returns how they were.
+    pub(super) fn replace_tables(&mut self, tables: Tables) -> Tables {
+        self.table = None;
+        std::mem::replace(&mut self.tables, tables)
     }
 
     /// The table of a relation.
@@ -240,7 +266,7 @@ impl Rows {
                 Ok((part.encoded.len() - before) as u64)
             }
             Err(error) => {
-                self.widen(error)?;
+                self.widen(&error)?;
                 self.write(tuple, old, kind, lsn)
             }
         }
@@ -249,18 +275,18 @@ impl Rows {
     /// A column that was NOT NULL when the catalogue was read may not be any more: the row shows
     /// that it isn't. From here on the table is written with it as `Nullable`.
     #[cold]
-    fn widen(&mut self, error: EncodeError) -> Result<(), Failure> {
+    fn widen(&mut self, error: &EncodeError) -> Result<(), Failure> {
         let Some((relation, table)) = &mut self.table else { return Err(not_described(0)) };
-        let EncodeError::Value { column, source: Unencodable::Null, .. } = &error else {
-            return Err(unencodable(&error));
+        let EncodeError::Value { column, source: Unencodable::Null, .. } = error else {
+            return Err(unencodable(error));
         };
         let mut wider = Table::clone(table);
         if !wider.widen(column) {
-            return Err(unencodable(&error));
+            return Err(unencodable(error));
         }
         self.widened.push((*relation, column.clone()));
         *table = Arc::new(wider);
-        self.tables.insert(*relation, table.clone());
+        Arc::make_mut(&mut self.tables).insert(*relation, table.clone());
         Ok(())
     }
 

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::fault::{Fault, is_planted};
+
 /// Read from a file at once.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -91,7 +93,6 @@ impl Spool {
     }
 
     /// Whether it was opened and has not ended.
-    #[cfg(test)]
     pub(crate) fn holds(&self, xid: u32) -> bool {
         self.transactions.contains_key(&xid)
     }
@@ -153,7 +154,8 @@ impl Spooling {
             let length = u32::from_le_bytes([n0, n1, n2, n3]) as usize;
             self.body.resize(length, 0);
             self.from.read_exact(&mut self.body)?;
-            if !self.aborted.contains(&u32::from_le_bytes([s0, s1, s2, s3])) {
+            let is_aborted = self.aborted.contains(&u32::from_le_bytes([s0, s1, s2, s3]));
+            if !is_aborted || is_planted(Fault::KeepAborted) {
                 return Ok(Some((lsn, &self.body)));
             }
         }

@@ -15,6 +15,7 @@ use crate::session::{RUN, Session};
 on_every_server![
     every_row_is_counted_measured_and_confirmed,
     at_the_bound_it_stops_reading_and_goes_on_later,
+    it_stays_alive_however_slow_the_sink_is,
     only_what_the_sink_has_is_confirmed,
     writes_elsewhere_move_the_slot_too,
     an_unchanged_large_value_is_taken_from_the_old_row_or_refused,
@@ -112,6 +113,24 @@ async fn at_the_bound_it_stops_reading_and_goes_on_later(version: Version) {
     // One read's worth may come on top of the bound.
     assert!(most <= bound + 1_100_000, "{most}");
     assert!(most > 0, "the sink was the limit");
+}
+
+async fn it_stays_alive_however_slow_the_sink_is(version: Version) {
+    let database = Database::with(version, TABLE).await;
+    let name = database.address.dbname.as_deref().unwrap();
+    database.execute(&format!("ALTER DATABASE {name} SET wal_sender_timeout = '500ms'")).await;
+    let slow = json!({
+        "flush_batch_size": 500, "max_flush_concurrency": 1, "max_in_flight_bytes": 65_536,
+        "mock_delay_ms": 700, "reconnect_sec": 0,
+    });
+    let mut session = Session::streaming(&database, &slow).await;
+    database
+        .execute("INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 2500) n")
+        .await;
+    session.drained(&database).await;
+    let (delivered, samples) = session.stop().await;
+    assert_eq!(delivered.unstamped_rows, 2_500);
+    assert_eq!((sum(&samples).reconnects, sum(&samples).errors), (0, 0));
 }
 
 async fn only_what_the_sink_has_is_confirmed(version: Version) {

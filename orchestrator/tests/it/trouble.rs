@@ -98,8 +98,8 @@ fn a_killed_keeper_is_named() {
 fn a_server_that_goes_away_is_named() {
     let _turn = together();
     let (home, server) = (Home::new(), Server::start());
-    let mut running =
-        home.run(SHORT_PLAN).on(&server, "gone").set("phases.0.duration_sec", "60").start();
+    let plan = home.run(SHORT_PLAN).on(&server, "gone").set("phases.0.duration_sec", "60");
+    let mut running = plan.set("consumer.reconnect_sec", "1").start();
     running.until_under_load();
     drop(server);
     // Whoever notices first says so.

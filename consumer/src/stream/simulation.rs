@@ -1,7 +1,0 @@
-//! placeholder
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    ConfirmEarly,
-    DropRetry,
-    ReorderFlushes,
-}

@@ -1,0 +1,260 @@
+//! How cycles end.
+
+use std::time::Duration;
+
+use walbench_metrics::Failure;
+
+use super::super::boundary::End;
+use super::super::check::{Promise, equal, ledger};
+use super::super::database::Txn;
+use super::super::plan::Unknown;
+use super::super::server::Walsender;
+use super::{Broken, Running, Step, Stop, World, broken, mangled, refused};
+use crate::sink::SinkError;
+use crate::stream::Machine;
+
+impl World {
+    /// A cycle ends in this way.
+    pub(super) fn finish_cycle(&mut self, end: End) -> Result<(), Broken> {
+        self.counts.cycles += 1;
+        self.counts.ends[end as usize] += 1;
+        self.is_smooth &= end == End::Quiet;
+        let ended = match end {
+            End::Cut => self.disconnect(),
+            End::Crash => self.crash(),
+            End::Kill | End::Overtake => self.kill(end),
+            End::CrashAndKill => self.crash().and_then(|()| self.kill(end)),
+            End::Stop => self.stop(),
+            End::Quiet => self.settle(),
+            End::Dead => self.die(),
+        };
+        ended.and_then(|()| self.check().map_err(Stop::Broken)).map_err(|stop| match stop {
+            Stop::Broken(broken) => broken,
+            Stop::Boundary(_) => unreachable!("no boundary ends what ends a cycle"),
+        })
+    }
+
+    /// Some of what was on its way to the server arrives.
+    fn lose_connection(&mut self) -> Step {
+        while !self.statuses.is_empty() && self.draw.chance(50) {
+            self.confirm()?;
+        }
+        self.statuses.clear();
+        self.received.clear();
+        self.walsender = None;
+        Ok(())
+    }
+
+    fn disconnect(&mut self) -> Step {
+        if self.walsender.is_none() {
+            return Ok(());
+        }
+        self.lose_connection()?;
+        self.machine.disconnected();
+        Ok(())
+    }
+
+    fn crash(&mut self) -> Step {
+        self.disconnect()?;
+        self.database.crash(&mut self.draw);
+        self.slot.confirmed_lsn = self.slot.persisted_lsn;
+        self.durable.forget();
+        self.check_durable()
+    }
+
+    fn kill(&mut self, end: End) -> Step {
+        self.lose_connection()?;
+        while let Some(Running { job, is_applied }) = self.running.pop() {
+            match self.draw.below(3) {
+                _ if is_applied => {}
+                0 => self.sink.apply(&job.work).map_err(mangled)?,
+                1 if end == End::Overtake => self.sink.keep(&job.work).map_err(mangled)?,
+                _ => {}
+            }
+        }
+        self.check_durable()?;
+        self.next_machine()
+    }
+
+    fn next_machine(&mut self) -> Step {
+        let start_lsn = self.slot.confirmed_lsn;
+        let machine = Machine::new(self.plan.settings(start_lsn), Box::new(Unknown), self.now);
+        let mut old = std::mem::replace(&mut self.machine, machine);
+        let confirmed_lsn = old.confirmed_lsn();
+        let (delivered, positions) =
+            (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
+        ledger(&delivered, positions, &self.slot, &self.database, &self.sink)?;
+        self.machines += 1;
+        self.machine_start_lsn = start_lsn;
+        self.machine_confirmed_lsn = start_lsn;
+        self.running.clear();
+        self.failures.clear();
+        self.next_number = 0;
+        Ok(())
+    }
+
+    /// As the receiving thread ends: with what was received durable.
+    fn stop(&mut self) -> Step {
+        let received_lsn = self.machine.received_lsn();
+        for _ in 0..2_000 {
+            if self.machine.is_idle() {
+                break;
+            }
+            self.machine.cut();
+            if self.machine.wants_to_advance() {
+                self.machine.advance().map_err(refused)?;
+            }
+            self.flush_all()?;
+            self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
+        }
+        if !self.machine.is_idle() {
+            return broken(Promise::EverythingEnds, "a stopped machine does not become idle");
+        }
+        if self.walsender.is_some() {
+            let status = self.machine.status_now(self.now);
+            note!(self, "{status:?}");
+            self.statuses.push_back(status.flushed_lsn);
+            while !self.statuses.is_empty() {
+                self.confirm()?;
+            }
+        }
+        self.check_received(received_lsn)?;
+        self.lose_connection()?;
+        self.next_machine()
+    }
+
+    /// What a stopped machine has received is durable, up to what is prepared and not decided.
+    fn check_received(&mut self, received_lsn: u64) -> Step {
+        let is_undecided = |txn: &&Txn| txn.ended.is_none_or(|end| end.end_lsn > received_lsn);
+        let txns = self.database.txns.iter().filter(is_undecided);
+        let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
+        let expected = received_lsn.min(oldest.unwrap_or(received_lsn));
+        let confirmed_lsn = self.machine.confirmed_lsn();
+        if confirmed_lsn < expected {
+            let how = format!("received up to {received_lsn}, and confirmed at {confirmed_lsn}");
+            return broken(Promise::EverythingEnds, how);
+        }
+        Ok(())
+    }
+
+    /// The sink carries out all that it is given; says whether there was anything.
+    fn flush_all(&mut self) -> Result<bool, Stop> {
+        let mut any = false;
+        self.machine.cut_if_due(self.now);
+        while let Some(job) = self.machine.start_flush(self.now) {
+            self.begin_job(job)?;
+        }
+        while !self.running.is_empty() {
+            any = true;
+            let at = self.draw.index(self.running.len());
+            self.apply(at)?;
+            self.report(at, true)?;
+        }
+        Ok(any)
+    }
+
+    /// The sink fails from now on, until the machine gives up.
+    fn die(&mut self) -> Step {
+        let may_pass = self.draw.chance(70);
+        let (mut tries, mut is_over) = (0, false);
+        for _ in 0..3_000 {
+            if is_over || self.machine.is_idle() {
+                break;
+            }
+            match self.next_to_fail()? {
+                Some(Running { job, .. }) => {
+                    tries = job.failures + 1;
+                    *self.failures.entry(job.number).or_default() += 1;
+                    let error = SinkError { failure: Failure::new("dead"), transient: may_pass };
+                    is_over = self.machine.flush_ended(job, Err(error), self.now).is_err();
+                }
+                None => {
+                    self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
+                }
+            }
+        }
+        let is_right = match is_over {
+            true => !may_pass || tries == self.plan.max_attempts,
+            false => self.machine.is_idle(),
+        };
+        if !is_right {
+            return broken(Promise::RetriesEnd, format!("over after {tries} tries: {is_over}"));
+        }
+        self.kill(End::Dead)
+    }
+
+    /// One of the jobs that are under way, of which there are as many as may.
+    fn next_to_fail(&mut self) -> Result<Option<Running>, Stop> {
+        self.machine.cut();
+        if self.machine.wants_to_advance() {
+            self.machine.advance().map_err(refused)?;
+        }
+        while let Some(job) = self.machine.start_flush(self.now) {
+            self.check_job(&job)?;
+            self.running.push(Running { job, is_applied: false });
+        }
+        Ok(self.running.pop())
+    }
+
+    /// Everything is delivered, and then checked.
+    fn settle(&mut self) -> Step {
+        self.database.settle(&mut self.draw);
+        let mut idle_rounds = 0;
+        while !self.is_settled() {
+            if self.settle_once()? {
+                idle_rounds = 0;
+            } else {
+                idle_rounds += 1;
+                self.now = self.machine.deadline().max(self.now);
+            }
+            if idle_rounds > 100 {
+                let (confirmed, end) = (self.slot.confirmed_lsn, self.database.end_lsn());
+                let how = format!("nothing moves, with {confirmed} of {end} confirmed");
+                return broken(Promise::EverythingEnds, how);
+            }
+        }
+        Ok(equal(&self.database, &self.sink, self.is_smooth)?)
+    }
+
+    fn settle_once(&mut self) -> Result<bool, Stop> {
+        let Some(walsender) = &mut self.walsender else { return self.connect().map(|()| true) };
+        while !walsender.is_at_end(&self.database) {
+            walsender.decode_next(&self.database, &mut self.draw);
+        }
+        let mut any = !walsender.out.is_empty();
+        if !any && self.received.is_empty() {
+            walsender.keepalive(self.draw.chance(50));
+        }
+        self.received.extend(walsender.out.drain(..));
+        while self.machine.wants_data() && !self.received.is_empty() {
+            self.take_message()?;
+        }
+        if self.machine.wants_to_advance() {
+            any = true;
+            note!(self, "advance");
+            self.machine.advance().map_err(refused)?;
+        }
+        any |= self.flush_all()?;
+        if let Some(status) = self.machine.status(self.now) {
+            note!(self, "{status:?}");
+            self.statuses.push_back(status.flushed_lsn);
+        }
+        while !self.statuses.is_empty() {
+            self.confirm()?;
+        }
+        self.check()?;
+        Ok(any)
+    }
+
+    fn is_settled(&self) -> bool {
+        let is_sent =
+            |walsender: &Walsender| walsender.is_at_end(&self.database) && walsender.out.is_empty();
+        let txns = self.database.prepared.iter().map(|of| &self.database.txns[*of]);
+        let oldest = txns.filter_map(|txn| txn.prepared).map(|prepared| prepared.lsn).min();
+        let end_lsn = self.database.end_lsn();
+        self.walsender.as_ref().is_some_and(is_sent)
+            && self.received.is_empty()
+            && self.machine.is_idle()
+            && self.slot.confirmed_lsn >= oldest.map_or(end_lsn, |oldest| oldest.min(end_lsn))
+    }
+}
