@@ -1,17 +1,20 @@
 //! The ceiling: a reader that does nothing but read. What a consumer that decodes, encodes and
 //! compresses is held against.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use walbench_metrics::Failure;
+use walbench_metrics::clock::wall_us;
 
 use crate::follow::Following;
 use crate::pace::Pace;
 use crate::pgoutput::Message;
-use crate::replication::{Frame, ReplicationError, frame};
+use crate::replication::{
+    Connection, Frame, ReplicationError, ServerError, StatusUpdate, frame,
+};
 use crate::source::{Opened, Source};
 use crate::thread::StartError;
 
@@ -76,26 +79,44 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
         ceiling.reading = now - first;
         ceiling.reads += 1;
         ceiling.bytes += bytes as u64;
+        let mut asked_at = None;
         while let Some((tag, body)) = connection.input.next_message().map_err(broken)? {
-            let reached = match frame(body) {
-                _ if tag != b'd' => return Err(ReplicationError::Closed.into()),
-                Some(Frame::Data { body: [b'I' | b'U' | b'D', ..], .. }) => {
+            let reached = match (tag, frame(body)) {
+                (b'd', Some(Frame::Data { body: [b'I' | b'U' | b'D', ..], .. })) => {
                     ceiling.rows += 1;
                     0
                 }
-                Some(Frame::Data { body: body @ [b'C', ..], .. }) => end_of_commit(body),
-                Some(Frame::Keepalive { end_lsn, .. }) => end_lsn,
-                _ => 0,
+                (b'd', Some(Frame::Data { body: body @ [b'C', ..], .. })) => end_of_commit(body),
+                (b'd', Some(Frame::Keepalive { end_lsn, reply })) => {
+                    asked_at = reply.then_some(end_lsn).or(asked_at);
+                    end_lsn
+                }
+                (b'E', _) => {
+                    let error = ServerError::from_body(body);
+                    return Err(ReplicationError::ended(slot, publication, error).into());
+                }
+                (b'd' | b'N' | b'S', _) => 0,
+                _ => return Err(ReplicationError::Closed.into()),
             };
             if reached >= until_lsn {
                 connection.terminate();
                 return Ok(ceiling);
             }
         }
+        if let Some(written_lsn) = asked_at {
+            answer(&mut connection, written_lsn).map_err(ReplicationError::Io)?;
+        }
         if reading == Reading::Coalescing {
             pace.after_read(bytes);
         }
     }
+}
+
+/// PostgreSQL gives up on a client that does not answer. Nothing is confirmed by it.
+fn answer(connection: &mut Connection, written_lsn: u64) -> io::Result<()> {
+    let update = StatusUpdate { written_lsn, flushed_lsn: 0, now_us: wall_us() };
+    connection.transport.write_all(&update.encode())?;
+    connection.transport.flush()
 }
 
 /// Position behind a commit; a message too short for one is none.

@@ -60,7 +60,9 @@ impl Follow {
     pub async fn start(following: Following) -> Result<Self, StartError> {
         let Following { address, publication, slot, consumer, until_lsn } = following;
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
-        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, 0)
+        // What a mock needs and has not is what the user said.
+        let sink = Sink::mock(&consumer).map_err(|failure| StartError { failure, is_usage: true })?;
+        let flusher = Flusher::new(sink, recorder, 0)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };

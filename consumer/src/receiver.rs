@@ -15,17 +15,25 @@ use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
 use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
-use crate::source::{Reconnecting, Source, Terms};
+use crate::source::{Reconnecting, Source, Terms, Unanswered};
 use crate::stream::{Account, Machine, Status};
 
-/// At the end the sink has this long for what it was given.
+/// Once asked to stop, the sink has this long for what it was given.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that is lost so soon and has brought nothing was no help: it does not count as one
+/// that came back.
+const SHORT_LIFE: Duration = Duration::from_secs(5);
 
 /// The receiving thread's state.
 pub(crate) struct Receiver {
     source: Source,
     terms: Terms,
     link: Link,
+    /// How the connection came that is there now, if another was lost before it.
+    back: Option<Back>,
+    /// What the machine asked the catalogue in vain.
+    unanswered: Unanswered,
     machine: Machine,
     flusher: Arc<Flusher>,
     pace: Pace,
@@ -39,6 +47,13 @@ pub(crate) struct Receiver {
 enum Link {
     Up(Connection),
     Down(Reconnecting),
+}
+
+/// A connection that took the place of a lost one.
+struct Back {
+    after: Reconnecting,
+    at: Instant,
+    received_lsn: u64,
 }
 
 /// What was read.
@@ -93,6 +108,8 @@ impl Receiver {
             source,
             terms,
             link: Link::Up(connection),
+            back: None,
+            unanswered: Unanswered::default(),
             machine,
             flusher,
             pace: Pace::default(),
@@ -106,6 +123,11 @@ impl Receiver {
     /// How long a lost connection may take to come back.
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// What the machine's catalogue could not be asked, and may be later.
+    pub(crate) fn with_unanswered(self, unanswered: Unanswered) -> Self {
+        Self { unanswered, ..self }
     }
 
     /// Reads as soon as there is anything, also while the stream is busy.
@@ -124,18 +146,29 @@ impl Receiver {
             self.flush()?;
             match self.exchange() {
                 Ok(()) => {}
-                Err(Trouble::Failed(failure)) => return Err(failure),
+                Err(Trouble::Failed(failure)) => match self.unanswered.take() {
+                    Some(error) => self.lost(error)?,
+                    None => return Err(failure),
+                },
                 Err(Trouble::Lost(error)) => self.lost(error)?,
             }
         }
         self.finish()
     }
 
-    /// Ends with what was received durable, if the sink is not too slow for that: what is not comes
-    /// again after a restart, but would be missing from this run's account.
+    /// Ends with what was received durable. A sink that is slow has time for that at the end that
+    /// was set, and not so much once somebody waits: what is not durable comes again after a
+    /// restart, but would be missing from this run's account.
     fn finish(mut self) -> Result<(Delivered, Read), Failure> {
-        let deadline = Instant::now() + FINISH_TIMEOUT;
-        while !self.machine.is_idle() && Instant::now() < deadline {
+        let mut deadline = None;
+        while !self.machine.is_idle() {
+            let now = Instant::now();
+            let is_over = |deadline: &mut Instant| now >= *deadline;
+            if self.flusher.is_stopping()
+                && is_over(deadline.get_or_insert(now + FINISH_TIMEOUT))
+            {
+                break;
+            }
             self.machine.cut();
             if self.machine.wants_to_advance() {
                 self.machine.advance()?;
@@ -145,6 +178,7 @@ impl Receiver {
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
             self.wait(false, Instant::now() + Duration::from_millis(20)).map_err(failed)?;
         }
+        self.tell_position();
         let status = self.machine.status_now(Instant::now());
         if let Link::Up(mut connection) = self.link {
             // A connection that is lost now has nothing more to bring.
@@ -167,12 +201,16 @@ impl Receiver {
         while let Some(job) = self.machine.start_flush(now) {
             self.flusher.start(job);
         }
+        self.tell_position();
+        Ok(())
+    }
+
+    fn tell_position(&mut self) {
         self.flusher.stands_at(StreamPosition {
             received_lsn: self.machine.received_lsn(),
             confirmed_lsn: self.machine.confirmed_lsn(),
             in_flight_bytes: self.machine.in_flight_bytes(),
         });
-        Ok(())
     }
 
     /// Tells PostgreSQL what it is to know, and takes what it has; waits when there is nothing.
@@ -297,7 +335,15 @@ impl Receiver {
             return Err(error.into_failure());
         }
         self.machine.disconnected();
-        self.link = Link::Down(Reconnecting::new(self.patience, error, Instant::now()));
+        let (now, received_lsn) = (Instant::now(), self.machine.received_lsn());
+        let in_vain = |back: &Back| {
+            back.received_lsn == received_lsn && now.duration_since(back.at) < SHORT_LIFE
+        };
+        if let Some(back) = self.back.take().filter(in_vain) {
+            self.link = Link::Down(back.after);
+            return self.not_back(error);
+        }
+        self.link = Link::Down(Reconnecting::new(self.patience, error, now));
         Ok(())
     }
 
@@ -305,7 +351,11 @@ impl Receiver {
         let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
         match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
             Ok(connection) => {
-                self.link = Link::Up(connection);
+                let (at, received_lsn) = (Instant::now(), self.machine.received_lsn());
+                let before = std::mem::replace(&mut self.link, Link::Up(connection));
+                if let Link::Down(after) = before {
+                    self.back = Some(Back { after, at, received_lsn });
+                }
                 self.read.reconnects += 1;
                 self.flusher.record(Recorder::reconnected);
                 Ok(())

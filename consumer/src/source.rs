@@ -1,6 +1,7 @@
 //! Where the stream comes from and how it is asked for: everything between an address and a
 //! running stream, the first time and after each loss.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
@@ -197,11 +198,41 @@ fn wanted(plan: &Consumer) -> impl Iterator<Item = (StreamOption, &'static str, 
 pub(crate) struct LiveCatalogue {
     source: Source,
     catalogue: Catalogue,
+    unanswered: Unanswered,
+}
+
+/// Why the catalogue could not be asked, if that may pass: then the stream can begin anew where it
+/// was, and ask again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unanswered(Arc<Mutex<Option<ReplicationError>>>);
+
+impl Unanswered {
+    /// What it is; nothing from then on.
+    pub(crate) fn take(&self) -> Option<ReplicationError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, error: ReplicationError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
 }
 
 impl LiveCatalogue {
     pub(crate) fn new(source: Source, catalogue: Catalogue) -> Self {
-        Self { source, catalogue }
+        Self { source, catalogue, unanswered: Unanswered::default() }
+    }
+
+    /// Where it puts what it could not ask.
+    pub(crate) fn unanswered(&self) -> Unanswered {
+        self.unanswered.clone()
+    }
+
+    fn read(&self) -> Result<Catalogue, ReplicationError> {
+        let Source { address, application_name, publication, .. } = &self.source;
+        let mut connection = Connection::open_for_queries(address, application_name)?;
+        let catalogue = Catalogue::read(&mut connection, publication)?;
+        connection.terminate();
+        Ok(catalogue)
     }
 }
 
@@ -213,17 +244,21 @@ impl Describe for LiveCatalogue {
         }
         // The catalogue is ahead of the stream: what that describes may be gone by now, and then
         // stays unknown.
-        let read = self
-            .source
-            .connection()
-            .and_then(|mut connection| Catalogue::read(&mut connection, &self.source.publication));
-        let later = read.map_err(|error| {
-            let table = format!("{}.{}", relation.namespace, relation.name);
-            Failure::new(format!("{table} is new or changed, and can't be looked up"))
-                .because(error.into_failure())
-        })?;
-        self.catalogue.learn(later);
-        Ok(())
+        match self.read() {
+            Ok(later) => {
+                self.catalogue.learn(later);
+                Ok(())
+            }
+            Err(error) => {
+                let table = format!("{}.{}", relation.namespace, relation.name);
+                let what = format!("{table} is new or changed, and can't be looked up");
+                if error.is_transient() {
+                    self.unanswered.put(error);
+                    return Err(Failure::new(what));
+                }
+                Err(Failure::new(what).because(error.into_failure()))
+            }
+        }
     }
 
     fn facts(&self, relation: u32) -> Option<&TableFacts> {

@@ -180,8 +180,14 @@ pub(crate) struct FollowArgs {
     #[arg(long)]
     pub(crate) create_slot: bool,
     /// End after so many seconds
-    #[arg(long = "for", value_name = "SEC")]
+    #[arg(long = "for", value_name = "SEC", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) for_sec: Option<f64>,
+}
+
+/// A length of time that can be waited for.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=1e9).contains(seconds));
+    seconds.ok_or_else(|| "a number of seconds from 0 to a thousand million".into())
 }
 
 impl FollowArgs {

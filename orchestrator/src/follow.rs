@@ -28,10 +28,16 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         return Err(Ending::usage(Failure::new(what).hint(hint)));
     }
     let following = following(&args.stream, args.level())?;
-    if args.create_slot {
-        create_slot(&following).map_err(start_failed)?;
-    }
-    let mut follow = Follow::start(following).await.map_err(start_failed)?;
+    let made = args.create_slot && create_slot(&following).map_err(start_failed)?;
+    let mut follow = match Follow::start(following.clone()).await {
+        Ok(follow) => follow,
+        Err(error) => {
+            if made {
+                drop_slot(&following);
+            }
+            return Err(start_failed(error));
+        }
+    };
     for note in follow.notes() {
         ending::say(&format!("note: {note}"));
     }
@@ -150,19 +156,19 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
 }
 
 fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
-    let mut connection = Connection::open(address, "walbench follow")?;
+    let mut connection = Connection::open_for_queries(address, "walbench follow")?;
     let rows = connection.query("to look up its position", "SELECT pg_current_wal_lsn()")?;
     let text = rows.first().and_then(|row| row.first()?.as_deref());
     let lsn = text.and_then(parse_lsn);
     lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
 }
 
-/// Makes the slot if it is not there.
-fn create_slot(following: &Following) -> Result<(), StartError> {
+/// Makes the slot if it is not there; says whether it wasn't.
+fn create_slot(following: &Following) -> Result<bool, StartError> {
     let Following { address, slot, consumer, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
     if Slot::read(&mut connection, slot)?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     let two_phase = consumer.two_phase;
     let created = connection.create_slot(&CreateSlot { two_phase, ..CreateSlot::new(slot) })?;
@@ -170,7 +176,18 @@ fn create_slot(following: &Following) -> Result<(), StartError> {
         "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
         lsn_text(created.consistent_lsn)
     ));
-    Ok(())
+    Ok(true)
+}
+
+/// A slot that was made for nothing would keep WAL for ever.
+fn drop_slot(following: &Following) {
+    let Following { address, slot, .. } = following;
+    let dropped = Connection::open(address, "walbench follow")
+        .and_then(|mut connection| connection.drop_slot(slot));
+    match dropped {
+        Ok(()) => ending::say(&format!("dropped slot \"{slot}\" again")),
+        Err(error) => ending::say(&error.into_failure().to_string()),
+    }
 }
 
 fn start_failed(error: StartError) -> Ending {

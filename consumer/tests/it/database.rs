@@ -70,6 +70,11 @@ impl Database {
         connect(&self.address).await
     }
 
+    /// The same, of a server that may be down.
+    pub(crate) async fn try_session(address: &PostgresAddress) -> Option<Client> {
+        try_connect(address).await.ok()
+    }
+
     pub(crate) async fn execute(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e:?}: {sql}"));
     }
@@ -96,6 +101,10 @@ impl Database {
 }
 
 async fn connect(address: &PostgresAddress) -> Client {
+    try_connect(address).await.unwrap()
+}
+
+async fn try_connect(address: &PostgresAddress) -> Result<Client, tokio_postgres::Error> {
     let Host::Unix(folder) = &address.host else { panic!("the tests' server has a Unix socket") };
     let (client, connection) = Config::new()
         .host_path(folder)
@@ -103,8 +112,7 @@ async fn connect(address: &PostgresAddress) -> Client {
         .user("postgres")
         .dbname(address.dbname.as_deref().unwrap())
         .connect(NoTls)
-        .await
-        .unwrap();
+        .await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }

@@ -107,8 +107,8 @@ impl Followed {
     }
 
     /// Follows up to where the WAL ends now; what was reported.
-    #[track_caller]
-    pub(crate) fn drain(&self) -> Value {
+    pub(crate) async fn drain(&self) -> Value {
+        self.until_free().await;
         let ended = self.follow().args(["--until-lsn", "current", "--json"]).ended().with_code(0);
         serde_json::from_str(&ended.stdout).unwrap()
     }
@@ -123,13 +123,18 @@ impl Followed {
         }
     }
 
-    /// Starts it once PostgreSQL has noticed that the one before it is gone.
-    pub(crate) async fn start_when_free(&self) -> Running {
+    /// Waits until PostgreSQL has noticed that the one who followed is gone.
+    pub(crate) async fn until_free(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.walsender().await.is_some() {
             assert!(Instant::now() < deadline, "the slot stays active");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Starts it as soon as PostgreSQL lets another follow.
+    pub(crate) async fn start_when_free(&self) -> Running {
+        self.until_free().await;
         self.follow().start()
     }
 
@@ -158,7 +163,7 @@ impl Followed {
 
     /// Drains, and holds whole tables of the schema `public` against the folder.
     pub(crate) async fn assert_same(&self, tables: &[&str]) {
-        self.drain();
+        self.drain().await;
         for table in tables {
             self.table(table).assert_same().await;
         }

@@ -24,6 +24,7 @@ mod clean;
 mod columns;
 mod first_run;
 mod interrupts;
+mod kills;
 mod load;
 mod plans;
 mod refusals;
