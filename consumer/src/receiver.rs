@@ -15,7 +15,7 @@ use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
 use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
-use crate::source::{Reconnecting, Source, Terms};
+use crate::source::{Reconnecting, Source, Terms, Unanswered};
 use crate::stream::{Account, Machine, Status};
 
 /// At the end the sink has this long for what it was given.
@@ -26,6 +26,8 @@ pub(crate) struct Receiver {
     source: Source,
     terms: Terms,
     link: Link,
+    /// What the machine asked the catalogue in vain.
+    unanswered: Unanswered,
     machine: Machine,
     flusher: Arc<Flusher>,
     pace: Pace,
@@ -99,6 +101,7 @@ impl Receiver {
             source,
             terms,
             link: Link::Up(connection),
+            unanswered: Unanswered::default(),
             machine,
             flusher,
             pace: Pace::default(),
@@ -114,6 +117,11 @@ impl Receiver {
     /// How long a lost connection may take to come back.
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// What the machine's catalogue could not be asked, and may be later.
+    pub(crate) fn with_unanswered(self, unanswered: Unanswered) -> Self {
+        Self { unanswered, ..self }
     }
 
     /// Reads as soon as there is anything, also while the stream is busy.
@@ -144,7 +152,12 @@ impl Receiver {
         self.flush()?;
         match self.exchange(reading) {
             Ok(()) => Ok(()),
-            Err(Trouble::Failed(failure)) => Err(failure),
+            // What the catalogue could not be asked now it can be asked when the stream begins
+            // anew where it was.
+            Err(Trouble::Failed(failure)) => match self.unanswered.take() {
+                Some(error) => self.lost(error),
+                None => Err(failure),
+            },
             Err(Trouble::Lost(error)) => self.lost(error),
         }
     }

@@ -2,6 +2,7 @@
 //! running stream, the first time and after each loss.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
@@ -223,6 +224,23 @@ pub(crate) struct LiveCatalogue {
     /// Descriptions that were looked up and differ from the catalogue: it is ahead of the stream,
     /// or knows less of it.
     looked_up: HashMap<u32, Description>,
+    unanswered: Unanswered,
+}
+
+/// Why the catalogue could not be asked, if that may pass: then the stream can begin anew where it
+/// was, and ask again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unanswered(Arc<Mutex<Option<ReplicationError>>>);
+
+impl Unanswered {
+    /// What it is; nothing from then on.
+    pub(crate) fn take(&self) -> Option<ReplicationError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, error: ReplicationError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
 }
 
 /// What tells one description of a table from another: name, type and modifier of each column, and
@@ -236,7 +254,20 @@ fn description(relation: &Relation<'_>) -> Description {
 
 impl LiveCatalogue {
     pub(crate) fn new(source: Source, catalogue: Catalogue) -> Self {
-        Self { source, catalogue, looked_up: HashMap::new() }
+        Self { source, catalogue, looked_up: HashMap::new(), unanswered: Unanswered::default() }
+    }
+
+    /// Where it puts what it could not ask.
+    pub(crate) fn unanswered(&self) -> Unanswered {
+        self.unanswered.clone()
+    }
+
+    fn read(&self, relation: u32) -> Result<Catalogue, ReplicationError> {
+        let Source { address, application_name, .. } = &self.source;
+        let mut connection = Connection::open_for_queries(address, application_name)?;
+        let catalogue = Catalogue::read_table(&mut connection, relation)?;
+        connection.terminate();
+        Ok(catalogue)
     }
 }
 
@@ -252,14 +283,18 @@ impl Describe for LiveCatalogue {
         }
         // The catalogue is ahead of the stream: what that describes may be gone by now, and then
         // stays unknown.
-        let Source { address, application_name, .. } = &self.source;
-        let read = Connection::open_for_queries(address, application_name)
-            .and_then(|mut connection| Catalogue::read_table(&mut connection, relation.id));
-        let later = read.map_err(|error| {
-            let table = format!("{}.{}", relation.namespace, relation.name);
-            Failure::new(format!("{table} is new or changed, and can't be looked up"))
-                .because(error.into_failure())
-        })?;
+        let later = match self.read(relation.id) {
+            Ok(later) => later,
+            Err(error) => {
+                let table = format!("{}.{}", relation.namespace, relation.name);
+                let what = format!("{table} is new or changed, and can't be looked up");
+                if error.is_transient() {
+                    self.unanswered.put(error);
+                    return Err(Failure::new(what));
+                }
+                return Err(Failure::new(what).because(error.into_failure()));
+            }
+        };
         self.looked_up.insert(relation.id, described);
         self.catalogue.learn(later);
         Ok(())

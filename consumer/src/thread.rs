@@ -98,9 +98,11 @@ fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>),
         writing: Writing { run, server_correction_us, encode: flusher.wants_rows(), policy },
     };
     source.start(&mut connection, &terms, confirmed_lsn)?;
-    let describe = Box::new(LiveCatalogue::new(source.clone(), catalogue));
-    let machine = Machine::new(settings, describe, Instant::now());
+    let describe = LiveCatalogue::new(source.clone(), catalogue);
+    let unanswered = describe.unanswered();
+    let machine = Machine::new(settings, Box::new(describe), Instant::now());
     let receiver = Receiver::new(source, terms, connection, machine, flusher)
+        .with_unanswered(unanswered)
         .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
         .with_eager_reads(plan.eager_reads)
         .with_end(until_lsn);

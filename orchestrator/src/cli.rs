@@ -180,7 +180,7 @@ pub(crate) struct FollowArgs {
     #[arg(long)]
     pub(crate) create_slot: bool,
     /// End after so many seconds
-    #[arg(long = "for", value_name = "SEC", value_parser = seconds)]
+    #[arg(long = "for", value_name = "SEC", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) for_sec: Option<f64>,
 }
 
@@ -188,7 +188,7 @@ pub(crate) struct FollowArgs {
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=1e9).contains(&seconds) => Ok(seconds),
-        _ => Err("a number of seconds, 0 to 1e9".into()),
+        _ => Err("a number of seconds from 0 to a thousand million".into()),
     }
 }
 

@@ -182,7 +182,7 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
 }
 
 fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
-    let mut connection = Connection::open(address, "walbench follow")?;
+    let mut connection = Connection::open_for_queries(address, "walbench follow")?;
     let rows = connection.query(
         "to look up its position",
         "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \

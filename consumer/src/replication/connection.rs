@@ -55,10 +55,10 @@ impl Connection {
         Self::log_in(transport, address, application_name, Purpose::Replication)
     }
 
-    /// A session for queries: it takes none of the places of WAL senders.
+    /// Connects for queries alone: such a session takes none of the places of WAL senders.
     ///
     /// # Errors
-    /// The server can't be reached or refuses us.
+    /// Those of [`Connection::open`].
     pub fn open_for_queries(
         address: &PostgresAddress,
         application_name: &str,
@@ -66,9 +66,9 @@ impl Connection {
         Self::log_in(connect(address)?, address, application_name, Purpose::Queries)
     }
 
-    /// A session beside this one, for queries: it takes none of the places of WAL senders.
+    /// A session beside this one, for queries.
     pub(super) fn open_beside(&self) -> Result<Self, ReplicationError> {
-        Self::log_in(connect(&self.address)?, &self.address, "walbench", Purpose::Queries)
+        Self::open_for_queries(&self.address, "walbench")
     }
 
     /// Asks the server to give up what this session is doing, and waits until it was told.

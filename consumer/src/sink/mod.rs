@@ -119,7 +119,7 @@ fn compress_parts(batch: &Batch) -> Written {
     written
 }
 
-/// A destination table's name, as one word.
+/// A destination table's name as a part of a file's, and of no other table's.
 fn file_name(table: &Table) -> String {
-    table.name.replace(['/', '\0'], "_")
+    table.name.replace('%', "%25").replace('/', "%2F")
 }

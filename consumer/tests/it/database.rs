@@ -1,4 +1,6 @@
-//! Databases with a table, a publication and a slot.
+//! Databases with a table, a publication and a slot. The orchestrator's tests use this file as well.
+
+#![allow(dead_code, reason = "the consumer's tests and the orchestrator's each use a part")]
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,13 +51,28 @@ impl Database {
     pub(crate) async fn new(version: Version) -> Self {
         static CLUSTERS: [OnceLock<Cluster>; Version::COUNT] =
             [const { OnceLock::new() }; Version::COUNT];
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let cluster = CLUSTERS[version as usize].get_or_init(|| Cluster::start_version(version));
+        Self::on(cluster).await
+    }
+
+    /// An empty database on a server.
+    pub(crate) async fn on(cluster: &Cluster) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = cluster.address();
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let address = server.with_database(&name);
         Self { client: connect(&address).await, address, slot: format!("slot_{name}") }
+    }
+
+    /// Another session in it.
+    pub(crate) async fn session(&self) -> Client {
+        connect(&self.address).await
+    }
+
+    /// The same, of a server that may be down.
+    pub(crate) async fn try_session(address: &PostgresAddress) -> Option<Client> {
+        try_connect(address).await.ok()
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
@@ -84,6 +101,10 @@ impl Database {
 }
 
 async fn connect(address: &PostgresAddress) -> Client {
+    try_connect(address).await.unwrap()
+}
+
+async fn try_connect(address: &PostgresAddress) -> Result<Client, tokio_postgres::Error> {
     let Host::Unix(folder) = &address.host else { panic!("the tests' server has a Unix socket") };
     let (client, connection) = Config::new()
         .host_path(folder)
@@ -91,8 +112,7 @@ async fn connect(address: &PostgresAddress) -> Client {
         .user("postgres")
         .dbname(address.dbname.as_deref().unwrap())
         .connect(NoTls)
-        .await
-        .unwrap();
+        .await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -283,6 +284,11 @@ impl Ended {
         let Self { status, stdout, stderr, .. } = &self;
         assert_eq!(status.code(), Some(code), "{status}\n{stdout}\n{stderr}");
         self
+    }
+
+    /// Whether SIGKILL ended it, and not it itself.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.status.signal() == Some(Signal::SIGKILL as i32)
     }
 
     /// On standard error.

@@ -26,19 +26,19 @@ pub(crate) enum Version {
 }
 
 /// The server outlives no test process, however that ends: its guardian waits for the end of this
-/// pipe, then stops it and removes its data.
+/// pipe, then stops it, or the one that took its place, and removes its data.
 pub(crate) struct Cluster {
     folder: PathBuf,
+    binaries: PathBuf,
     port: u16,
     _guardian: ChildStdin,
 }
 
 const GUARDIAN: &str = r#"
 "$1/postgres" -D "$2/data" >"$2/log" 2>&1 &
-server=$!
 read -r _
-kill -INT "$server"
-wait "$server"
+"$1/pg_ctl" -D "$2/data" -m immediate stop
+wait
 rm -rf "$2"
 "#;
 
@@ -89,14 +89,7 @@ impl Cluster {
         if let Some(owner) = &owner {
             chown(&folder, Some(owner.uid), Some(owner.gid)).unwrap();
         }
-        let as_owner = |program: &Path| {
-            let mut command = Command::new(program);
-            if let Some(owner) = &owner {
-                command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
-            }
-            command.current_dir(&folder);
-            command
-        };
+        let as_owner = |program: &Path| as_owner(program, &folder);
         let output = as_owner(&binaries.join("initdb"))
             .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8"])
             .args(["--locale=C", "--pgdata"])
@@ -133,7 +126,7 @@ impl Cluster {
             .unwrap()
             .stdin
             .unwrap();
-        let cluster = Self { folder, port, _guardian: guardian };
+        let cluster = Self { folder, binaries, port, _guardian: guardian };
         cluster.wait();
         cluster
     }
@@ -148,6 +141,15 @@ impl Cluster {
         }
     }
 
+    /// Stops it and starts it again, as `pg_ctl -m` says.
+    pub(crate) fn restart(&self, mode: &str) {
+        let mut command = as_owner(&self.binaries.join("pg_ctl"), &self.folder);
+        command.args(["-D", "data", "-l", "log", "-w", "-m", mode, "restart"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(command.status().unwrap().success(), "{mode} restart: {}", log());
+    }
+
     /// Its database `postgres`, as its superuser over the Unix socket.
     pub(crate) fn address(&self) -> PostgresAddress {
         PostgresAddress {
@@ -160,6 +162,16 @@ impl Cluster {
             options: BTreeMap::new(),
         }
     }
+}
+
+/// A program that is run in a folder, as the server's owner.
+fn as_owner(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    if let Some(owner) = owner() {
+        command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
+    }
+    command.current_dir(folder);
+    command
 }
 
 /// PostgreSQL refuses to run as root: then it runs as another user.
