@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub terms: Terms,
     /// Where the slot is confirmed.
     pub confirmed_lsn: u64,
+    /// From where the server reads the slot's changes: none of those it brings lies before.
+    pub restart_lsn: u64,
 }
 
 /// How the stream is asked for, as the server has it.
@@ -67,7 +69,8 @@ impl Source {
         let catalogue = Catalogue::read(&mut connection, &self.publication)?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
-        Ok(Opened { connection, catalogue, terms, confirmed_lsn })
+        let restart_lsn = slot.restart_lsn.unwrap_or_default();
+        Ok(Opened { connection, catalogue, terms, confirmed_lsn, restart_lsn })
     }
 
     /// A connection that streams nothing yet.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
 use walbench_metrics::{Failure, Timing};
@@ -18,16 +19,16 @@ use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
 
 /// A plan is what `--set` changes; of this one only the consumer's part is used.
-const PLAN: &str =
-    "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
+const PLAN: &str = "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
 
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
-    let following = following(&args.stream, args.level())?;
-    if args.create_slot {
-        create_slot(&following).map_err(start_failed)?;
-    }
-    let mut follow = Follow::start(following).await.map_err(start_failed)?;
+    let following = following(&args.stream, &follow_overrides(args))?;
+    let exported = match args.create_slot {
+        true => create_slot(&following).map_err(start_failed)?,
+        false => None,
+    };
+    let mut follow = Follow::start(following, exported).await.map_err(start_failed)?;
     for note in follow.notes() {
         ending::say(&format!("note: {note}"));
     }
@@ -36,6 +37,7 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
     let position = follow.position();
     let report = Report {
         total,
+        copying: follow.copying().unwrap_or_default(),
         received_lsn: position.received_lsn,
         confirmed_lsn: position.confirmed_lsn,
         used: used(),
@@ -56,27 +58,33 @@ async fn until_end(
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let length = args.for_sec.map(Duration::from_secs_f64);
-    let (mut rows, mut interrupted) = (0, false);
+    let (mut rows, mut interrupted, mut copied) = (0, false, Said::default());
     second.tick().await;
     loop {
         let left = length.map(|length| length.saturating_sub(started.elapsed()));
         tokio::select! {
-            total = follow.ended() => return Ok((total.map_err(Ending::component)?, interrupted)),
-            _ = interrupt.recv() => { interrupted = length.is_some() || args.stream.until_lsn.is_some(); follow.stop(); }
+            total = follow.ended() => {
+                let total = total.map_err(Ending::component)?;
+                if !args.stream.json {
+                    copied.say(follow.copying());
+                }
+                return Ok((total, interrupted));
+            }
+            _ = interrupt.recv() => {
+                // One that goes on for ever is ended so, unless it has not come that far.
+                let has_end = length.is_some() || args.stream.until_lsn.is_some();
+                interrupted |= has_end || is_copying(follow);
+                follow.stop();
+            }
             _ = terminate.recv() => { interrupted = true; follow.stop(); }
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => follow.stop(),
             _ = second.tick() => {
                 let now = follow.total().counts.rows;
-                let position = follow.position();
                 if !args.stream.json {
-                    ending::say(&format!(
-                        "{:>4.0} s  {:>9} rows/s  {:>12} rows  confirmed {}  in flight {:.1} MB",
-                        started.elapsed().as_secs_f64(),
-                        now - rows,
-                        now,
-                        lsn_text(position.confirmed_lsn),
-                        position.in_flight_bytes as f64 / 1e6,
-                    ));
+                    copied.say(follow.copying());
+                    if !is_copying(follow) {
+                        say_position(follow, started.elapsed(), now, now - rows);
+                    }
                 }
                 rows = now;
             }
@@ -84,9 +92,65 @@ async fn until_end(
     }
 }
 
+fn is_copying(follow: &Follow) -> bool {
+    follow.copying().is_some_and(|copying| !copying.ended)
+}
+
+fn say_position(follow: &Follow, elapsed: Duration, rows: u64, rows_per_s: u64) {
+    let position = follow.position();
+    ending::say(&format!(
+        "{:>4.0} s  {rows_per_s:>9} rows/s  {rows:>12} rows  confirmed {}  in flight {:.1} MB",
+        elapsed.as_secs_f64(),
+        lsn_text(position.confirmed_lsn),
+        position.in_flight_bytes as f64 / 1e6,
+    ));
+}
+
+/// What was last said of the initial copy.
+#[derive(Default)]
+struct Said(Copying);
+
+impl Said {
+    /// Says how far the tables are that got further.
+    fn say(&mut self, now: Option<Copying>) {
+        let Some(now) = now else { return };
+        let seconds = now.time.saturating_sub(self.0.time).as_secs_f64();
+        for (index, table) in now.tables.iter().enumerate() {
+            let before = self.0.tables.get(index);
+            let rows_before = before.map_or(0, |before| before.rows);
+            let pages_before = before.map_or(0, |before| before.pages_done);
+            if (table.rows, table.pages_done) == (rows_before, pages_before) {
+                continue;
+            }
+            let rate = per((table.rows - rows_before) as f64, seconds).unwrap_or_default();
+            ending::say(&format!(
+                "copying {}: {:.0} %, {} rows, {} rows/s",
+                table.name,
+                table.percent().floor(),
+                grouped(table.rows),
+                grouped(rate as u64),
+            ));
+        }
+        self.0 = now;
+    }
+}
+
+/// A number as it is read: 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// `walbench ceiling`.
 pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
-    let following = following(&args.stream, None)?;
+    let following = following(&args.stream, &[])?;
     let reading = if args.eager { Reading::Eager } else { Reading::Coalescing };
     let read = ceiling(&following, reading).map_err(start_failed)?;
     let Ceiling { rows, bytes, reads, reading } = read;
@@ -110,7 +174,22 @@ pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
     ))
 }
 
-fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending> {
+/// What flags of `walbench follow` say of the plan.
+fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
+    let state = args.copy_state.as_ref().map(|path| path.display().to_string());
+    let flags = [
+        ("mock_level", "mock-level", args.level()),
+        ("initial_copy", "initial-copy", args.initial_copy.then_some("true")),
+        ("copy_state", "copy-state", state.as_deref()),
+    ];
+    let set = flags.into_iter().filter_map(|(key, flag, value)| {
+        let (path, origin) = (format!("consumer.{key}"), format!("--{flag} {}", value?));
+        Some(Override { path, value: value?.into(), origin })
+    });
+    set.collect()
+}
+
+fn following(args: &StreamArgs, flags: &[Override]) -> Result<Following, Ending> {
     let address = PostgresAddress::parse(&args.postgres)
         .map_err(|e| Ending::usage(Failure::new("--postgres can't be used").caused_by(&e)))?;
     let until_lsn = match args.until_lsn.as_deref() {
@@ -124,10 +203,10 @@ fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending
         })?),
     };
     let (publication, slot) = (args.publication.clone(), args.slot.clone());
-    Ok(Following { address, publication, slot, consumer: consumer(args, level)?, until_lsn })
+    Ok(Following { address, publication, slot, consumer: consumer(args, flags)?, until_lsn })
 }
 
-fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> {
+fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
     let mut overrides = set_overrides(&args.set)?;
     if let Some(set) = overrides.iter().find(|set| !set.path.starts_with("consumer.")) {
         return Err(Ending::usage(
@@ -135,11 +214,7 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
                 .hint("such as --set consumer.flush_batch_size=500"),
         ));
     }
-    if let Some(level) = level {
-        let origin = format!("--mock-level {level}");
-        let path = "consumer.mock_level".into();
-        overrides.push(Override { path, value: level.into(), origin });
-    }
+    overrides.extend_from_slice(flags);
     let source = Source { name: "follow".into(), text: PLAN.into(), env: Env::here() };
     let plan: Plan = load(&source, &overrides)?;
     Ok(plan.consumer)
@@ -153,20 +228,28 @@ fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
     lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
 }
 
-/// Makes the slot if it is not there.
-fn create_slot(following: &Following) -> Result<(), StartError> {
+/// Makes the slot if it is not there; for an initial copy with the snapshot of its start.
+fn create_slot(following: &Following) -> Result<Option<Exported>, StartError> {
     let Following { address, slot, consumer, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
     if Slot::read(&mut connection, slot)?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let two_phase = consumer.two_phase;
-    let created = connection.create_slot(&CreateSlot { two_phase, ..CreateSlot::new(slot) })?;
+    let wanted = CreateSlot { two_phase, ..CreateSlot::new(slot) };
+    let (consistent_lsn, exported) = match consumer.initial_copy {
+        false => (connection.create_slot(&wanted)?.consistent_lsn, None),
+        true => {
+            check_no_state(consumer)?;
+            let exported = Exported::create(connection, &wanted)?;
+            (exported.consistent_lsn(), Some(exported))
+        }
+    };
     ending::say(&format!(
         "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
-        lsn_text(created.consistent_lsn)
+        lsn_text(consistent_lsn)
     ));
-    Ok(())
+    Ok(exported)
 }
 
 fn start_failed(error: StartError) -> Ending {
@@ -199,6 +282,7 @@ fn per(of: f64, by: f64) -> Option<f64> {
 
 struct Report {
     total: Total,
+    copying: Copying,
     received_lsn: u64,
     confirmed_lsn: u64,
     used: Used,
@@ -206,7 +290,7 @@ struct Report {
 
 impl Report {
     fn json(&self) -> Value {
-        let Self { total, received_lsn, confirmed_lsn, used } = self;
+        let Self { total, copying, received_lsn, confirmed_lsn, used } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         json!({
             "rows": counts.rows,
@@ -227,7 +311,11 @@ impl Report {
                 "received_to_flushed": timing(&total.lag.received_to_flushed),
                 "commit_to_flushed": timing(&total.lag.commit_to_flushed),
             },
-            "cpu_us_per_row": per(used.cpu_us, counts.rows as f64),
+            "copied_rows": copying.rows(),
+            "copied_bytes": copying.bytes(),
+            "copy_seconds": copying.time.as_secs_f64(),
+            "copy_complete": copying.complete,
+            "cpu_us_per_row": per(used.cpu_us, (counts.rows + copying.rows()) as f64),
             "max_rss_bytes": used.max_rss_bytes,
             "received_lsn": lsn_text(*received_lsn),
             "confirmed_lsn": lsn_text(*confirmed_lsn),
@@ -235,16 +323,17 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let Self { total, confirmed_lsn, used, .. } = self;
+        let Self { total, copying, confirmed_lsn, used, .. } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         let lag = &total.lag.commit_to_flushed;
         let ms =
             |us: Option<u64>| us.map_or("–".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
         format!(
-            "{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
+            "{}{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
              lag commit → flushed: p50 {}, p99 {}, max {}\n\
              {} batches, {} retries, {} reconnects, {} values clamped\n\
              {:.2} µs of CPU a row, at most {:.1} MB of memory, confirmed {}\n",
+            copy_text(copying),
             counts.rows,
             counts.transactions,
             counts.received_bytes as f64 / 1e6,
@@ -256,11 +345,26 @@ impl Report {
             counts.retries,
             counts.reconnects,
             counts.clamped_values,
-            per(used.cpu_us, counts.rows as f64).unwrap_or_default(),
+            per(used.cpu_us, (counts.rows + copying.rows()) as f64).unwrap_or_default(),
             used.max_rss_bytes as f64 / 1e6,
             lsn_text(*confirmed_lsn),
         )
     }
+}
+
+/// What was copied, as a line; nothing where there was no copy.
+fn copy_text(copying: &Copying) -> String {
+    if !copying.ended {
+        return String::new();
+    }
+    let seconds = copying.time.as_secs_f64();
+    format!(
+        "copied {} rows, {:.1} MB in {seconds:.3} s: {:.0} rows/s{}\n",
+        copying.rows(),
+        copying.bytes() as f64 / 1e6,
+        per(copying.rows() as f64, seconds).unwrap_or_default(),
+        if copying.complete { "" } else { "; not all of it, the rest is to come" },
+    )
 }
 
 fn timing(timing: &Timing) -> Value {

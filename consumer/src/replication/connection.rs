@@ -55,13 +55,21 @@ impl Connection {
         Self::log_in(transport, address, application_name, Purpose::Replication)
     }
 
-    /// A session beside this one, for queries: it takes none of the places of WAL senders.
+    /// A session for queries: it takes none of the places of WAL senders.
+    pub(crate) fn open_for_queries(
+        address: &PostgresAddress,
+        application_name: &str,
+    ) -> Result<Self, ReplicationError> {
+        Self::log_in(connect(address)?, address, application_name, Purpose::Queries)
+    }
+
+    /// A session for queries beside this one.
     pub(super) fn open_beside(&self) -> Result<Self, ReplicationError> {
-        Self::log_in(connect(&self.address)?, &self.address, "walbench", Purpose::Queries)
+        Self::open_for_queries(&self.address, "walbench")
     }
 
     /// Asks the server to give up what this session is doing, and waits until it was told.
-    pub(super) fn cancel(&self) -> Result<(), ReplicationError> {
+    pub(crate) fn cancel(&self) -> Result<(), ReplicationError> {
         let BackendKey { pid, secret } = self.key;
         let mut transport = connect(&self.address)?;
         let mut out = BytesMut::new();
@@ -79,7 +87,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn fill(&mut self) -> Result<(), ReplicationError> {
+    pub(crate) fn fill(&mut self) -> Result<(), ReplicationError> {
         match self.input.fill(&mut self.transport) {
             Ok(0) => Err(ReplicationError::Closed),
             Ok(_) => Ok(()),
