@@ -384,7 +384,8 @@ mod tests {
             let mut messages: Vec<_> = rows.iter().map(as_binary).collect();
             messages[0].splice(0..0, HEADER.iter().copied());
             messages.push(b"\xff\xff".to_vec());
-            prop_assert_eq!(read_messages(Format::Binary, columns, &messages).as_ref(), Ok(&rows));
+            let read = read_messages(Format::Binary, columns, &messages);
+            prop_assert_eq!(read.as_ref(), Ok(&rows));
             // Rows that come in one message are the same rows.
             let read = read_messages(Format::Binary, columns, &[messages.concat()]);
             prop_assert_eq!(read.as_ref(), Ok(&rows));

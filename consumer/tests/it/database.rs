@@ -83,7 +83,7 @@ impl Database {
     }
 }
 
-async fn connect(address: &PostgresAddress) -> Client {
+pub(crate) async fn connect(address: &PostgresAddress) -> Client {
     let Host::Unix(folder) = &address.host else { panic!("the tests' server has a Unix socket") };
     let (client, connection) = Config::new()
         .host_path(folder)
