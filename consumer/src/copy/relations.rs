@@ -148,7 +148,8 @@ pub(super) fn relations(
     for row in rows {
         let nonsense = || Failure::new(format!("a published table is described as {row:?}"));
         let (parent, relation) = read(&row).ok_or_else(|| Trouble::Failed(nonsense()))?;
-        // One that the catalogue does not have was made since it was read: its rows come later.
+        // One that the catalogue does not have was made since it was read, and its rows come later;
+        // or it has no columns, and its rows say nothing.
         let Some(facts) = catalogue.facts(parent) else { continue };
         let index = *indices.entry(parent).or_insert_with(|| {
             let description = facts.relation();

