@@ -14,6 +14,7 @@ mod bad_plans;
 mod clean;
 mod columns;
 mod first_run;
+mod initial_copy;
 mod interrupts;
 mod load;
 mod plans;
