@@ -94,6 +94,17 @@ impl Flusher {
         });
     }
 
+    /// Does something on the runtime that flushes run on.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Does what the sink is asked beside the stream: an initial copy's rows have no place in its
+    /// order, nor among its figures.
+    pub(crate) async fn carry_out(&self, work: Work) -> (Work, Result<Written, SinkError>) {
+        self.sink.carry_out(work).await
+    }
+
     fn record_flush(&self, work: &Work, written: Written, started: Instant) {
         let Work::Write(batch) = work else { return };
         let flush_us = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);

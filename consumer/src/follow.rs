@@ -9,11 +9,12 @@ use walbench_metrics::{Failure, Timing, Window};
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::Consumer;
 
+use crate::copy::{Copying, Exported, Progress};
 use crate::flusher::Flusher;
 use crate::recorder::Recorder;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::thread::{Ended, StartError, Task, start};
+use crate::thread::{Ended, StartError, Started, Task, start};
 
 /// What to follow, and how.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub struct Follow {
     flusher: Arc<Flusher>,
     ended: Ended,
     notes: Vec<String>,
+    copying: Option<Arc<Progress>>,
     total: Total,
 }
 
@@ -55,11 +57,16 @@ pub struct Total {
 }
 
 impl Follow {
-    /// Connects and starts. Must be called in a Tokio runtime, in which flushes run.
+    /// Connects and starts the stream, or the initial copy that comes before it, in the snapshot of
+    /// the slot's start if the slot was made for this. Must be called in a Tokio runtime, in which
+    /// flushes run.
     ///
     /// # Errors
-    /// The stream can't be started.
-    pub async fn start(following: Following) -> Result<Self, StartError> {
+    /// The stream or the copy can't be started.
+    pub async fn start(
+        following: Following,
+        exported: Option<Exported>,
+    ) -> Result<Self, StartError> {
         let Following { address, publication, slot, consumer, until_lsn } = following;
         let sink =
             Sink::mock(&consumer).map_err(|failure| StartError { failure, is_usage: true })?;
@@ -69,9 +76,16 @@ impl Follow {
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };
         let until_lsn = until_lsn.unwrap_or(u64::MAX);
-        let task = Task { source, plan: consumer, run: 0, server_correction_us: 0, until_lsn };
-        let (notes, ended) = start(task, flusher.clone()).await?;
-        Ok(Self { flusher, ended, notes, total: Total::default() })
+        let (run, server_correction_us) = (0, 0);
+        let task = Task { source, plan: consumer, run, server_correction_us, until_lsn, exported };
+        let Started { notes, copying, ended } = start(task, flusher.clone()).await?;
+        Ok(Self { flusher, ended, notes, copying, total: Total::default() })
+    }
+
+    /// How far the initial copy is; `None` where there is none, or a former start has done it.
+    #[must_use]
+    pub fn copying(&self) -> Option<Copying> {
+        self.copying.as_ref().map(|copying| copying.now())
     }
 
     /// What a person should know about how the tables are written, a sentence each.

@@ -10,9 +10,11 @@
 //! beside it. Rows are decoded in the read buffer and encoded straight into the batch's, so a row
 //! costs no allocation and one copy. What is done with what arrives is decided by the state machine
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
-//! running stream, `flusher` the way to the sink.
+//! running stream, `flusher` the way to the sink. [`copy`] brings the rows that were there before the
+//! stream.
 
 pub mod catalogue;
+pub mod copy;
 pub mod pgoutput;
 pub mod replication;
 pub mod rowbinary;

@@ -18,7 +18,7 @@ use crate::flusher::Flusher;
 use crate::recorder::Recorder;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::thread::{self, Ended, Task};
+use crate::thread::{self, Ended, Started, Task};
 
 /// What a consumer needs to get ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,13 +152,14 @@ impl Follower {
             run,
             server_correction_us: prepare.server_correction_us,
             until_lsn: u64::MAX,
+            exported: None,
         };
         let started = thread::start(task, flusher.clone()).await;
-        let (notes, receiver) = started.map_err(|error| error.failure)?;
+        let Started { notes, ended, .. } = started.map_err(|error| error.failure)?;
         for note in notes {
             eprintln!("note: {note}");
         }
-        Ok(Self { plan, flusher, receiver, phase: 0, cuts: None })
+        Ok(Self { plan, flusher, receiver: ended, phase: 0, cuts: None })
     }
 
     async fn follow(

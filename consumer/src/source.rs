@@ -47,6 +47,8 @@ pub(crate) struct Opened {
     pub confirmed_lsn: u64,
     /// The server gives up on a client that is silent for longer; `None` if it never does.
     pub silence_limit: Option<Duration>,
+    /// From where the server reads the slot's changes: none of those it brings lies before.
+    pub restart_lsn: u64,
 }
 
 /// How the stream is asked for, as the server has it.
@@ -74,9 +76,10 @@ impl Source {
         let catalogue = Catalogue::read(&mut connection, &self.publication)?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
+        let restart_lsn = slot.restart_lsn.unwrap_or_default();
         let silence_limit = silence_limit(&mut connection)?;
         let terms = Terms { system_id, ..terms };
-        Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit })
+        Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit, restart_lsn })
     }
 
     /// A connection that streams nothing yet.

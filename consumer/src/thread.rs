@@ -7,12 +7,13 @@ use tokio::sync::oneshot;
 use walbench_metrics::Failure;
 use walbench_phases::plan::Consumer;
 
+use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
 use crate::replication::ReplicationError;
 use crate::rowbinary::{Policy, Table};
-use crate::source::{LiveCatalogue, Opened, Source};
+use crate::source::{LiveCatalogue, Opened, Reconnecting, Source};
 use crate::stream::{Bounds, Machine, Settings, Writing};
 
 /// What a thread is to do.
@@ -27,6 +28,18 @@ pub(crate) struct Task {
     pub server_correction_us: i64,
     /// Ends by itself once everything before this position was received.
     pub until_lsn: u64,
+    /// The snapshot of the slot's start, if the slot was made for this.
+    pub exported: Option<Exported>,
+}
+
+/// A thread that has begun.
+pub(crate) struct Started {
+    /// What a person should know about how the published tables are written.
+    pub notes: Vec<String>,
+    /// The initial copy, if there is one.
+    pub copying: Option<Arc<Progress>>,
+    /// Its end.
+    pub ended: Ended,
 }
 
 /// Comes when the stream has ended.
@@ -53,58 +66,141 @@ impl From<Failure> for StartError {
     }
 }
 
-/// Starts a thread, and waits until its stream has begun. Returns what a person should know about
-/// how the published tables are written.
-pub(crate) async fn start(
-    task: Task,
-    flusher: Arc<Flusher>,
-) -> Result<(Vec<String>, Ended), StartError> {
+/// Starts a thread, and waits until its stream has begun, or its initial copy.
+pub(crate) async fn start(task: Task, flusher: Arc<Flusher>) -> Result<Started, StartError> {
     let (started_tx, started) = oneshot::channel();
     let (ended_tx, ended) = oneshot::channel();
-    let receive = move || match connect(task, flusher) {
+    let receive = move || match prepare(task, flusher) {
         Err(error) => drop(started_tx.send(Err(error))),
-        Ok((receiver, notes)) => {
-            let _ = started_tx.send(Ok(notes));
-            let _ = ended_tx.send(receiver.run());
+        Ok((prepared, notes)) => {
+            let copying = prepared.copying();
+            let _ = started_tx.send(Ok((notes, copying)));
+            let _ = ended_tx.send(prepared.run());
         }
     };
     std::thread::Builder::new()
         .name("receiver".into())
         .spawn(receive)
         .map_err(|e| Failure::new("the receiving thread can't be started").caused_by(&e))?;
-    let notes = started.await.map_err(|_| Failure::new("the receiving thread died"))??;
-    Ok((notes, ended))
+    let started = started.await.map_err(|_| Failure::new("the receiving thread died"))?;
+    let (notes, copying) = started?;
+    Ok(Started { notes, copying, ended })
 }
 
-fn connect(task: Task, flusher: Arc<Flusher>) -> Result<(Receiver, Vec<String>), StartError> {
-    let Task { source, plan, run, server_correction_us, until_lsn } = task;
+/// What a thread does once it was started.
+enum Prepared {
+    /// The stream runs.
+    Streaming(Box<Receiver>),
+    /// Rows are to be copied before.
+    Copying(Box<Copy>, Box<Streaming>),
+}
+
+impl Prepared {
+    fn copying(&self) -> Option<Arc<Progress>> {
+        match self {
+            Self::Streaming(_) => None,
+            Self::Copying(copy, _) => Some(copy.progress()),
+        }
+    }
+
+    fn run(self) -> Result<(Delivered, Read), Failure> {
+        match self {
+            Self::Streaming(receiver) => receiver.run(),
+            Self::Copying(copy, streaming) => match copy.run()? {
+                CopyEnd::Complete => streaming.start_patiently()?.run(),
+                CopyEnd::Stopped => Ok(Default::default()),
+            },
+        }
+    }
+}
+
+fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>), StartError> {
+    let Task { source, plan, run, server_correction_us, until_lsn, exported } = task;
     let policy = Policy::from(&plan);
-    let Opened { mut connection, catalogue, terms, confirmed_lsn, silence_limit } =
-        source.open(&plan)?;
-    let notes = catalogue.tables(policy).iter().filter_map(Table::notes).collect();
-    let settings = Settings {
-        confirmed_lsn,
-        silence_limit,
-        bounds: Bounds {
-            rows: plan.flush_batch_size.into(),
-            bytes: plan.flush_batch_bytes,
-            age: Duration::from_millis(plan.flush_interval_ms),
-        },
-        max_in_flight_bytes: plan.max_in_flight_bytes,
-        flush_concurrency: plan.max_flush_concurrency as usize,
-        max_attempts: plan.max_attempts,
-        spool_memory_bytes: plan.spool_memory_bytes,
-        spool_dir: plan.spool_dir,
-        writing: Writing { run, server_correction_us, encode: flusher.wants_rows(), policy },
+    let mut opened = source.open(&plan)?;
+    let mut notes: Vec<_> =
+        opened.catalogue.tables(policy).iter().filter_map(Table::notes).collect();
+    let copy = match plan.initial_copy {
+        true => Copy::prepare(&source, &plan, &mut opened, exported, &flusher)?,
+        false => None,
     };
-    source.start(&mut connection, &terms, confirmed_lsn)?;
-    let describe = LiveCatalogue::new(source.clone(), catalogue);
-    let unanswered = describe.unanswered();
-    let machine = Machine::new(settings, Box::new(describe), Instant::now());
-    let receiver = Receiver::new(source, terms, connection, machine, flusher)
-        .with_unanswered(unanswered)
-        .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
-        .with_eager_reads(plan.eager_reads)
-        .with_end(until_lsn);
-    Ok((receiver, notes))
+    let writing = Writing { run, server_correction_us, encode: flusher.wants_rows(), policy };
+    let Some(copy) = copy else {
+        let streaming = Streaming { source, plan, writing, until_lsn, flusher, opened };
+        return Ok((Prepared::Streaming(Box::new(streaming.start()?)), notes));
+    };
+    notes.extend(copy.notes.iter().cloned());
+    let streaming = Streaming { source, plan, writing, until_lsn, flusher, opened };
+    Ok((Prepared::Copying(Box::new(copy), Box::new(streaming)), notes))
+}
+
+/// A stream that can be started.
+struct Streaming {
+    source: Source,
+    plan: Consumer,
+    writing: Writing,
+    until_lsn: u64,
+    flusher: Arc<Flusher>,
+    opened: Opened,
+}
+
+impl Streaming {
+    fn start(mut self) -> Result<Receiver, ReplicationError> {
+        let Self { source, opened, .. } = &mut self;
+        source.start(&mut opened.connection, &opened.terms, opened.confirmed_lsn)?;
+        Ok(self.receiver())
+    }
+
+    /// Starts the stream over a connection of now: the one from before a copy may be gone.
+    fn start_patiently(mut self) -> Result<Receiver, Failure> {
+        let (terms, confirmed_lsn) = (self.opened.terms.clone(), self.opened.confirmed_lsn);
+        let patience = Duration::from_secs_f64(self.plan.reconnect_sec);
+        let mut reconnecting: Option<Reconnecting> = None;
+        loop {
+            match self.source.resume(&terms, confirmed_lsn, confirmed_lsn) {
+                Ok(connection) => {
+                    self.opened.connection = connection;
+                    return Ok(self.receiver());
+                }
+                Err(error) => {
+                    let now = Instant::now();
+                    let reconnecting = reconnecting.get_or_insert_with(|| {
+                        Reconnecting::new(patience, ReplicationError::Closed, now)
+                    });
+                    if !reconnecting.failed(error, now) || self.flusher.is_stopping() {
+                        return Err(reconnecting.give_up());
+                    }
+                    std::thread::sleep(reconnecting.next_try - now);
+                }
+            }
+        }
+    }
+
+    fn receiver(self) -> Receiver {
+        let Self { source, plan, writing, until_lsn, flusher, opened } = self;
+        let Opened { connection, catalogue, terms, confirmed_lsn, silence_limit, .. } = opened;
+        let settings = Settings {
+            confirmed_lsn,
+            silence_limit,
+            bounds: Bounds {
+                rows: plan.flush_batch_size.into(),
+                bytes: plan.flush_batch_bytes,
+                age: Duration::from_millis(plan.flush_interval_ms),
+            },
+            max_in_flight_bytes: plan.max_in_flight_bytes,
+            flush_concurrency: plan.max_flush_concurrency as usize,
+            max_attempts: plan.max_attempts,
+            spool_memory_bytes: plan.spool_memory_bytes,
+            spool_dir: plan.spool_dir,
+            writing,
+        };
+        let describe = LiveCatalogue::new(source.clone(), catalogue);
+        let unanswered = describe.unanswered();
+        let machine = Machine::new(settings, Box::new(describe), Instant::now());
+        Receiver::new(source, terms, connection, machine, flusher)
+            .with_unanswered(unanswered)
+            .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
+            .with_eager_reads(plan.eager_reads)
+            .with_end(until_lsn)
+    }
 }

@@ -19,6 +19,7 @@ Examples:
   walbench follow --postgres postgres://me@localhost/app --publication p --slot s --create-slot --mock-clickhouse
   walbench follow … --until-lsn current --json      drain what is there, report as JSON
   walbench follow … --for 60 --set consumer.flush_batch_size=5000
+  walbench follow … --create-slot --initial-copy --copy-state copy.json      existing rows first
 
 A slot that follow makes stays, and keeps WAL until it is dropped.";
 
@@ -179,6 +180,12 @@ pub(crate) struct FollowArgs {
     /// Make the slot if it is not there
     #[arg(long)]
     pub(crate) create_slot: bool,
+    /// Copy the rows that exist before following the changes
+    #[arg(long)]
+    pub(crate) initial_copy: bool,
+    /// File that remembers how far the copy has come, so that a killed one is resumed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) copy_state: Option<PathBuf>,
     /// End after so many seconds
     #[arg(long = "for", value_name = "SEC", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) for_sec: Option<f64>,

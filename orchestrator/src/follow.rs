@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
 use walbench_metrics::{Failure, Timing};
@@ -27,15 +28,19 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         let hint = "--mock-clickhouse follows into the mock";
         return Err(Ending::usage(Failure::new(what).hint(hint)));
     }
-    let following = following(&args.stream, args.level())?;
-    let made = args.create_slot && create_slot(&following).map_err(start_failed)?;
-    if !made && following.consumer.mock_level != MockLevel::Files {
+    let following = following(&args.stream, &follow_overrides(args))?;
+    let made = match args.create_slot {
+        true => create_slot(&following).map_err(start_failed)?,
+        false => None,
+    };
+    let is_made = made.is_some();
+    if !is_made && following.consumer.mock_level != MockLevel::Files {
         ending::say(
             "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
         );
     }
-    let started = Follow::start(following.clone()).await;
-    if made && started.is_err() {
+    let started = Follow::start(following.clone(), made.and_then(|made| made.exported)).await;
+    if is_made && started.is_err() {
         drop_slot(&following);
     }
     let mut follow = started.map_err(start_failed)?;
@@ -47,6 +52,7 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
     let position = follow.position();
     let report = Report {
         total,
+        copying: follow.copying().unwrap_or_default(),
         received_lsn: position.received_lsn,
         confirmed_lsn: position.confirmed_lsn,
         used: used(),
@@ -68,15 +74,21 @@ async fn until_end(
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let length = args.for_sec.map(Duration::from_secs_f64);
     let has_end = length.is_some() || args.stream.until_lsn.is_some();
-    let (mut rows, mut signals) = (0, 0);
+    let (mut rows, mut signals, mut is_partial, mut copied) = (0, 0, false, Said::default());
     second.tick().await;
     loop {
         let left = length.map(|length| length.saturating_sub(started.elapsed()));
         tokio::select! {
             total = follow.ended() => {
-                return Ok((total.map_err(Ending::component)?, has_end && signals > 0));
+                let total = total.map_err(Ending::component)?;
+                if !args.stream.json {
+                    copied.say(follow.copying());
+                }
+                return Ok((total, is_partial));
             }
             Some(()) = signalled(&mut interrupt, &mut terminate) => {
+                // One that goes on for ever is ended so, unless it has not come that far.
+                is_partial |= has_end || is_copying(follow);
                 signals += 1;
                 follow.stop();
                 if signals > 1 {
@@ -87,21 +99,72 @@ async fn until_end(
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => follow.stop(),
             _ = second.tick() => {
                 let now = follow.total().counts.rows;
-                let position = follow.position();
                 if !args.stream.json {
-                    ending::say(&format!(
-                        "{:>4.0} s  {:>9} rows/s  {:>12} rows  confirmed {}  in flight {:.1} MB",
-                        started.elapsed().as_secs_f64(),
-                        now - rows,
-                        now,
-                        lsn_text(position.confirmed_lsn),
-                        position.in_flight_bytes as f64 / 1e6,
-                    ));
+                    copied.say(follow.copying());
+                    if !is_copying(follow) {
+                        say_position(follow, started.elapsed(), now, now - rows);
+                    }
                 }
                 rows = now;
             }
         }
     }
+}
+
+fn is_copying(follow: &Follow) -> bool {
+    follow.copying().is_some_and(|copying| !copying.ended)
+}
+
+fn say_position(follow: &Follow, elapsed: Duration, rows: u64, rows_per_s: u64) {
+    let position = follow.position();
+    ending::say(&format!(
+        "{:>4.0} s  {rows_per_s:>9} rows/s  {rows:>12} rows  confirmed {}  in flight {:.1} MB",
+        elapsed.as_secs_f64(),
+        lsn_text(position.confirmed_lsn),
+        position.in_flight_bytes as f64 / 1e6,
+    ));
+}
+
+/// What was last said of the initial copy.
+#[derive(Default)]
+struct Said(Copying);
+
+impl Said {
+    /// Says how far the tables are that got further.
+    fn say(&mut self, now: Option<Copying>) {
+        let Some(now) = now else { return };
+        let seconds = now.time.saturating_sub(self.0.time).as_secs_f64();
+        for (index, table) in now.tables.iter().enumerate() {
+            let before = self.0.tables.get(index);
+            let rows_before = before.map_or(0, |before| before.rows);
+            let pages_before = before.map_or(0, |before| before.pages_done);
+            if (table.rows, table.pages_done) == (rows_before, pages_before) {
+                continue;
+            }
+            let rate = per((table.rows - rows_before) as f64, seconds).unwrap_or_default();
+            ending::say(&format!(
+                "copying {}: {:.0} %, {} rows, {} rows/s",
+                table.name,
+                table.percent().floor(),
+                grouped(table.rows),
+                grouped(rate as u64),
+            ));
+        }
+        self.0 = now;
+    }
+}
+
+/// A number as it is read: 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()> {
@@ -113,7 +176,7 @@ async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()>
 
 /// `walbench ceiling`.
 pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
-    let following = following(&args.stream, None)?;
+    let following = following(&args.stream, &[])?;
     if following.until_lsn.is_none() {
         let failure = Failure::new("a bare reader needs an end");
         return Err(Ending::usage(failure.hint("--until-lsn current is where the WAL ends now")));
@@ -141,7 +204,22 @@ pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
     ))
 }
 
-fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending> {
+/// What flags of `walbench follow` say of the plan.
+fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
+    let state = args.copy_state.as_ref().map(|path| path.display().to_string());
+    let flags = [
+        ("mock_level", "mock-level", args.level()),
+        ("initial_copy", "initial-copy", args.initial_copy.then_some("true")),
+        ("copy_state", "copy-state", state.as_deref()),
+    ];
+    let set = flags.into_iter().filter_map(|(key, flag, value)| {
+        let (path, origin) = (format!("consumer.{key}"), format!("--{flag} {}", value?));
+        Some(Override { path, value: value?.into(), origin })
+    });
+    set.collect()
+}
+
+fn following(args: &StreamArgs, flags: &[Override]) -> Result<Following, Ending> {
     let address = PostgresAddress::parse(&args.postgres)
         .map_err(|e| Ending::usage(Failure::new("--postgres can't be used").caused_by(&e)))?;
     let until_lsn = match args.until_lsn.as_deref() {
@@ -155,10 +233,10 @@ fn following(args: &StreamArgs, level: Option<&str>) -> Result<Following, Ending
         })?),
     };
     let (publication, slot) = (args.publication.clone(), args.slot.clone());
-    Ok(Following { address, publication, slot, consumer: consumer(args, level)?, until_lsn })
+    Ok(Following { address, publication, slot, consumer: consumer(args, flags)?, until_lsn })
 }
 
-fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> {
+fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
     let mut overrides = set_overrides(&args.set)?;
     // One process does not divide its work, and starts no other.
     let is_of_runs = |path: &str| {
@@ -171,11 +249,7 @@ fn consumer(args: &StreamArgs, level: Option<&str>) -> Result<Consumer, Ending> 
                 .hint("keys of [consumer] do, such as --set consumer.flush_batch_size=500"),
         ));
     }
-    if let Some(level) = level {
-        let origin = format!("--mock-level {level}");
-        let path = "consumer.mock_level".into();
-        overrides.push(Override { path, value: level.into(), origin });
-    }
+    overrides.extend_from_slice(flags);
     let source = Source { name: "follow".into(), text: PLAN.into(), env: Env::here() };
     let plan: Plan = load(&source, &overrides)?;
     Ok(plan.consumer)
@@ -193,21 +267,35 @@ fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
     lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
 }
 
-/// Makes the slot if it is not there; says whether it did.
-fn create_slot(following: &Following) -> Result<bool, StartError> {
+/// A slot that was made.
+struct Made {
+    /// For an initial copy, the snapshot of its start.
+    exported: Option<Exported>,
+}
+
+/// Makes the slot if it is not there.
+fn create_slot(following: &Following) -> Result<Option<Made>, StartError> {
     let Following { address, slot, consumer, publication, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
     if Slot::read(&mut connection, slot)?.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     connection.check_publication(publication)?;
     let two_phase = consumer.two_phase;
-    let created = connection.create_slot(&CreateSlot { two_phase, ..CreateSlot::new(slot) })?;
+    let wanted = CreateSlot { two_phase, ..CreateSlot::new(slot) };
+    let (consistent_lsn, exported) = match consumer.initial_copy {
+        false => (connection.create_slot(&wanted)?.consistent_lsn, None),
+        true => {
+            check_no_state(consumer)?;
+            let exported = Exported::create(connection, &wanted)?;
+            (exported.consistent_lsn(), Some(exported))
+        }
+    };
     ending::say(&format!(
         "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
-        lsn_text(created.consistent_lsn)
+        lsn_text(consistent_lsn)
     ));
-    Ok(true)
+    Ok(Some(Made { exported }))
 }
 
 /// A slot that is of no use would keep WAL for ever.
@@ -251,6 +339,7 @@ fn per(of: f64, by: f64) -> Option<f64> {
 
 struct Report {
     total: Total,
+    copying: Copying,
     received_lsn: u64,
     confirmed_lsn: u64,
     used: Used,
@@ -258,7 +347,7 @@ struct Report {
 
 impl Report {
     fn json(&self) -> Value {
-        let Self { total, received_lsn, confirmed_lsn, used } = self;
+        let Self { total, copying, received_lsn, confirmed_lsn, used } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         json!({
             "rows": counts.rows,
@@ -280,7 +369,11 @@ impl Report {
                 "received_to_flushed": timing(&total.lag.received_to_flushed),
                 "commit_to_flushed": timing(&total.lag.commit_to_flushed),
             },
-            "cpu_us_per_row": per(used.cpu_us, counts.rows as f64),
+            "copied_rows": copying.rows(),
+            "copied_bytes": copying.bytes(),
+            "copy_seconds": copying.time.as_secs_f64(),
+            "copy_complete": copying.complete,
+            "cpu_us_per_row": per(used.cpu_us, (counts.rows + copying.rows()) as f64),
             "max_rss_bytes": used.max_rss_bytes,
             "received_lsn": lsn_text(*received_lsn),
             "confirmed_lsn": lsn_text(*confirmed_lsn),
@@ -288,16 +381,17 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let Self { total, confirmed_lsn, used, .. } = self;
+        let Self { total, copying, confirmed_lsn, used, .. } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         let lag = &total.lag.commit_to_flushed;
         let ms =
             |us: Option<u64>| us.map_or("–".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
         format!(
-            "{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
+            "{}{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
              lag commit → flushed: p50 {}, p99 {}, max {}\n\
              {} batches, {} retries, {} reconnects, {} values clamped\n\
              {:.2} µs of CPU a row, at most {:.1} MB of memory, confirmed {}\n",
+            copy_text(copying),
             counts.rows,
             counts.transactions,
             counts.received_bytes as f64 / 1e6,
@@ -309,11 +403,26 @@ impl Report {
             counts.retries,
             counts.reconnects,
             counts.clamped_values,
-            per(used.cpu_us, counts.rows as f64).unwrap_or_default(),
+            per(used.cpu_us, (counts.rows + copying.rows()) as f64).unwrap_or_default(),
             used.max_rss_bytes as f64 / 1e6,
             lsn_text(*confirmed_lsn),
         )
     }
+}
+
+/// What was copied, as a line; nothing where there was no copy.
+fn copy_text(copying: &Copying) -> String {
+    if !copying.ended {
+        return String::new();
+    }
+    let seconds = copying.time.as_secs_f64();
+    format!(
+        "copied {} rows, {:.1} MB in {seconds:.3} s: {:.0} rows/s{}\n",
+        copying.rows(),
+        copying.bytes() as f64 / 1e6,
+        per(copying.rows() as f64, seconds).unwrap_or_default(),
+        if copying.complete { "" } else { "; not all of it, the rest is to come" },
+    )
 }
 
 fn timing(timing: &Timing) -> Value {

@@ -91,6 +91,13 @@ pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
             "\"encode\" has the same CPU cost and no server",
         );
     }
+    if plan.consumer.initial_copy {
+        let failure = Failure::new("consumer.initial_copy is for `walbench follow`").hint(
+            "leave it out: the slots of a run are made before its rows are written, so that \
+             nothing is there to be copied",
+        );
+        return Err(Ending::usage(failure));
+    }
     if plan.profiling.tool != ProfilingTool::None {
         return refused("profiling (profiling.tool)", "leave it out, or use --profile none");
     }

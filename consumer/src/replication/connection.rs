@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// Asks the server to give up what this session is doing, and waits until it was told.
-    pub(super) fn cancel(&self) -> Result<(), ReplicationError> {
+    pub(crate) fn cancel(&self) -> Result<(), ReplicationError> {
         let BackendKey { pid, secret } = self.key;
         let mut transport = connect(&self.address)?;
         let mut out = BytesMut::new();
@@ -90,7 +90,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn fill(&mut self) -> Result<(), ReplicationError> {
+    pub(crate) fn fill(&mut self) -> Result<(), ReplicationError> {
         match self.input.fill(&mut self.transport) {
             Ok(0) => Err(ReplicationError::Closed),
             Ok(_) => Ok(()),

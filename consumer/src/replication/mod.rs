@@ -24,7 +24,7 @@ pub use create::{Blockers, CreateSlot, CreatedSlot, Snapshot};
 pub use error::ReplicationError;
 pub use input::Input;
 pub use message::{Frame, StatusUpdate, frame};
-pub(crate) use query::quote;
+pub(crate) use query::{quote, quote_identifier};
 pub use server::{StreamOption, SystemIdentity, newest_protocol};
 pub use server_error::ServerError;
 pub use slot::{Foreign, Holder, LostReason, Slot, SlotType, WalStatus};

@@ -13,7 +13,7 @@ use super::error::ReplicationError;
 use super::server_error::ServerError;
 
 /// Rows of a query's answer; values as text.
-pub(super) type Rows = Vec<Vec<Option<String>>>;
+pub(crate) type Rows = Vec<Vec<Option<String>>>;
 
 impl Connection {
     /// Runs one statement; `what` completes "PostgreSQL refused …".
@@ -29,7 +29,7 @@ impl Connection {
 
     /// Reads a query's answer to its end. After [`ReplicationError::Silent`] it may be called
     /// again for the rest.
-    pub(super) fn collect(&mut self, what: &str, rows: &mut Rows) -> Result<(), ReplicationError> {
+    pub(crate) fn collect(&mut self, what: &str, rows: &mut Rows) -> Result<(), ReplicationError> {
         let mut refused = None;
         loop {
             match self.answer(what) {
@@ -43,7 +43,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn send_query(&mut self, sql: &str) -> Result<(), ReplicationError> {
+    pub(crate) fn send_query(&mut self, sql: &str) -> Result<(), ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out)?;
         self.send(&out)

@@ -100,7 +100,7 @@ impl Database {
     }
 }
 
-async fn connect(address: &PostgresAddress) -> Client {
+pub(crate) async fn connect(address: &PostgresAddress) -> Client {
     try_connect(address).await.unwrap()
 }
 

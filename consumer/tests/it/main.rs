@@ -5,6 +5,7 @@
 #[path = "../../../producer/tests/it/cluster.rs"]
 mod cluster;
 mod database;
+mod initial_copy;
 mod logins;
 mod protocol;
 mod reader;
