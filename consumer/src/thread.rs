@@ -7,13 +7,14 @@ use tokio::sync::oneshot;
 use walbench_metrics::Failure;
 use walbench_phases::plan::Consumer;
 
+use crate::catalogue::Catalogue;
 use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
-use crate::replication::ReplicationError;
+use crate::replication::{Connection, ReplicationError};
 use crate::rowbinary::{Policy, Table};
-use crate::source::{LiveCatalogue, Opened, Reconnecting, Source};
+use crate::source::{LiveCatalogue, Opened, Reconnecting, Source, Terms};
 use crate::stream::{Bounds, Machine, Settings, Writing};
 
 /// What a thread is to do.
@@ -107,7 +108,7 @@ impl Prepared {
         match self {
             Self::Streaming(receiver) => receiver.run(),
             Self::Copying(copy, streaming) => match copy.run()? {
-                CopyEnd::Complete => streaming.start_patiently()?.run(),
+                CopyEnd::Complete => streaming.start()?.run(),
                 CopyEnd::Stopped => Ok(Default::default()),
             },
         }
@@ -125,12 +126,25 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
         false => None,
     };
     let writing = Writing { run, server_correction_us, encode: flusher.wants_rows(), policy };
-    let Some(copy) = copy else {
-        let streaming = Streaming { source, plan, writing, until_lsn, flusher, opened };
-        return Ok((Prepared::Streaming(Box::new(streaming.start()?)), notes));
+    let Opened { mut connection, catalogue, terms, confirmed_lsn, silence_limit, .. } = opened;
+    let streaming = Streaming {
+        source,
+        plan,
+        writing,
+        until_lsn,
+        flusher,
+        catalogue,
+        terms,
+        confirmed_lsn,
+        silence_limit,
     };
+    let Some(copy) = copy else {
+        streaming.source.start(&mut connection, &streaming.terms, confirmed_lsn)?;
+        return Ok((Prepared::Streaming(Box::new(streaming.receiver(connection))), notes));
+    };
+    // It would hold a WAL sender's place for as long as the copy goes on, and may be lost by then.
+    connection.terminate();
     notes.extend(copy.notes.iter().cloned());
-    let streaming = Streaming { source, plan, writing, until_lsn, flusher, opened };
     Ok((Prepared::Copying(Box::new(copy), Box::new(streaming)), notes))
 }
 
@@ -141,44 +155,38 @@ struct Streaming {
     writing: Writing,
     until_lsn: u64,
     flusher: Arc<Flusher>,
-    opened: Opened,
+    catalogue: Catalogue,
+    terms: Terms,
+    confirmed_lsn: u64,
+    silence_limit: Option<Duration>,
 }
 
 impl Streaming {
-    fn start(mut self) -> Result<Receiver, ReplicationError> {
-        let Self { source, opened, .. } = &mut self;
-        source.start(&mut opened.connection, &opened.terms, opened.confirmed_lsn)?;
-        Ok(self.receiver())
-    }
-
-    /// Starts the stream over a connection of now: the one from before a copy may be gone.
-    fn start_patiently(mut self) -> Result<Receiver, Failure> {
-        let (terms, confirmed_lsn) = (self.opened.terms.clone(), self.opened.confirmed_lsn);
+    /// Connects and starts the stream, as often as the plan's patience allows.
+    fn start(self) -> Result<Receiver, Failure> {
         let patience = Duration::from_secs_f64(self.plan.reconnect_sec);
-        let mut reconnecting: Option<Reconnecting> = None;
+        let mut reconnecting = None;
         loop {
-            match self.source.resume(&terms, confirmed_lsn, confirmed_lsn) {
-                Ok(connection) => {
-                    self.opened.connection = connection;
-                    return Ok(self.receiver());
-                }
-                Err(error) => {
-                    let now = Instant::now();
-                    let reconnecting = reconnecting.get_or_insert_with(|| {
-                        Reconnecting::new(patience, ReplicationError::Closed, now)
-                    });
-                    if !reconnecting.failed(error, now) || self.flusher.is_stopping() {
-                        return Err(reconnecting.give_up());
-                    }
-                    std::thread::sleep(reconnecting.next_try - now);
-                }
+            let error =
+                match self.source.resume(&self.terms, self.confirmed_lsn, self.confirmed_lsn) {
+                    Ok(connection) => return Ok(self.receiver(connection)),
+                    Err(error) => error,
+                };
+            let now = Instant::now();
+            let lost = || Reconnecting::new(patience, ReplicationError::Closed, now);
+            let reconnecting: &mut Reconnecting = reconnecting.get_or_insert_with(lost);
+            if !reconnecting.failed(error, now) || self.flusher.is_stopping() {
+                return Err(reconnecting.give_up());
             }
+            std::thread::sleep(reconnecting.next_try.saturating_duration_since(now));
         }
     }
 
-    fn receiver(self) -> Receiver {
-        let Self { source, plan, writing, until_lsn, flusher, opened } = self;
-        let Opened { connection, catalogue, terms, confirmed_lsn, silence_limit, .. } = opened;
+    /// Takes over a connection whose stream was started.
+    fn receiver(self, connection: Connection) -> Receiver {
+        let Self { source, plan, writing, until_lsn, flusher, .. } = self;
+        let (catalogue, terms) = (self.catalogue, self.terms);
+        let (confirmed_lsn, silence_limit) = (self.confirmed_lsn, self.silence_limit);
         let settings = Settings {
             confirmed_lsn,
             silence_limit,

@@ -102,7 +102,11 @@ impl Board {
                 self.enqueue(&mut inner, table);
             }
         }
-        (0..self.entries.len()).for_each(|table| self.tell(&inner, table));
+        for (table, entry) in self.entries.iter().enumerate() {
+            if let Some(state) = inner.state.tables.get(&entry.oid) {
+                self.tell(table, state, 1);
+            }
+        }
     }
 
     fn enqueue(&self, inner: &mut Inner, table: usize) {
@@ -113,17 +117,11 @@ impl Board {
         inner.queue.extend(left.into_iter().map(|pages| Chunk { table, pages, file, at_start }));
     }
 
-    /// Tells how far the published table is that a table is of.
-    fn tell(&self, inner: &Inner, table: usize) {
-        let published = self.entries[table].published;
-        let (mut done, mut pages) = (0, 0);
-        for entry in self.entries.iter().filter(|entry| entry.published == published) {
-            if let Some(state) = inner.state.tables.get(&entry.oid) {
-                done += state.pages_done();
-                pages += u64::from(state.pages);
-            }
-        }
-        self.progress.stands_at(published, done, pages);
+    /// Adds a table's pages to the published one's, or takes them away.
+    fn tell(&self, table: usize, state: &TableState, sign: i64) {
+        let done = state.pages_done().cast_signed();
+        let pages = i64::from(state.pages);
+        self.progress.add_pages(self.entries[table].published, sign * done, sign * pages);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -154,7 +152,8 @@ impl Board {
         // Pages of a file that is gone are nothing.
         if let Some(state) = state.filter(|state| state.file == chunk.file) {
             state.finish(chunk.pages.clone());
-            self.tell(&inner, chunk.table);
+            let pages = chunk.pages.end - chunk.pages.start;
+            self.progress.add_pages(self.entries[chunk.table].published, pages.into(), 0);
         }
         drop(inner);
         self.changed.notify_all();
@@ -184,12 +183,12 @@ impl Board {
         let is_news = |state: &&mut TableState| state.file == chunk.file;
         if let Some(state) = inner.state.tables.get_mut(&entry.oid).filter(is_news) {
             let Size { file, pages, .. } = size.unwrap_or(Size { file: 0, pages: 0, bytes: 0 });
-            let name = state.name.clone();
-            *state = TableState::new(name, file, table_shape, pages);
+            self.tell(chunk.table, state, -1);
+            *state = TableState::new(state.name.clone(), file, table_shape, pages);
+            self.tell(chunk.table, state, 1);
             inner.unsaved = true;
             inner.queue.retain(|other| other.table != chunk.table);
             self.enqueue_anew(&mut inner, chunk.table, size);
-            self.tell(&inner, chunk.table);
         }
         drop(inner);
         self.changed.notify_all();
@@ -283,6 +282,7 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::TableCopying;
     use super::super::state::Origin;
     use super::*;
 
@@ -326,7 +326,8 @@ mod tests {
             board.done(chunk);
         }
         assert!(board.next().is_none() && board.complete());
-        let percent: Vec<_> = board.progress.now().tables.iter().map(|t| t.percent()).collect();
+        let percent: Vec<_> =
+            board.progress.now().tables.iter().map(TableCopying::percent).collect();
         assert_eq!(percent, [100.0, 100.0]);
     }
 

@@ -57,7 +57,7 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
 use walbench_metrics::sample::StreamPosition;
@@ -82,6 +82,9 @@ use worker::{Errand, START_AGAIN, Worker};
 
 /// Between two looks at whether the copy is still wanted, and whether its state is to be kept.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Keeping the state takes at most one part in so many of the time.
+const SAVE_SHARE: u32 = 10;
 
 /// At the end the sink has this long for what it was given.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,9 +194,10 @@ impl Copy {
         thread::scope(|scope| {
             let workers: Vec<_> =
                 (0..connections).map(|_| scope.spawn(|| Worker::new(&errand).run())).collect();
+            let mut next_save = Instant::now();
             while !workers.iter().all(thread::ScopedJoinHandle::is_finished) {
                 handing.board.wait(LOOK);
-                oversee(handing);
+                next_save = oversee(handing, next_save);
             }
         });
         handing.gate.wait_until_empty(FINISH_TIMEOUT);
@@ -220,15 +224,21 @@ fn tell_position(handing: &Handing) {
     handing.flusher.stands_at(StreamPosition { in_flight_bytes, ..handing.flusher.position() });
 }
 
-/// Keeps what is done, and ends what is not wanted any more.
-fn oversee(handing: &Handing) {
+/// Keeps what is done if it is time for that, and ends what is not wanted any more. Returns when it
+/// is time again: however many tables there are, most of the time goes into copying them.
+fn oversee(handing: &Handing, next_save: Instant) -> Instant {
     tell_position(handing);
-    if let Err(failure) = handing.board.save() {
-        handing.fail(failure);
-    }
     if handing.flusher.is_stopping() {
         handing.close();
     }
+    let started = Instant::now();
+    if started < next_save {
+        return next_save;
+    }
+    if let Err(failure) = handing.board.save() {
+        handing.fail(failure);
+    }
+    Instant::now() + started.elapsed() * SAVE_SHARE
 }
 
 /// What the copy is of, as the server has it now.

@@ -92,10 +92,11 @@ impl Progress {
         self.tables[table].bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A table stands at so many pages of so many.
-    pub(super) fn stands_at(&self, table: usize, pages_done: u64, pages: u64) {
-        self.tables[table].pages_done.store(pages_done, Ordering::Relaxed);
-        self.tables[table].pages.store(pages, Ordering::Relaxed);
+    /// So many pages of a table are done besides, and there are so many besides; or so many less.
+    pub(super) fn add_pages(&self, table: usize, done: i64, pages: i64) {
+        // Wrapping, as atomics do.
+        self.tables[table].pages_done.fetch_add(done.cast_unsigned(), Ordering::Relaxed);
+        self.tables[table].pages.fetch_add(pages.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// It has ended.
@@ -131,7 +132,8 @@ mod tests {
     #[test]
     fn tables_add_up() {
         let progress = Progress::new(["a".to_owned(), "b".to_owned()]);
-        progress.stands_at(0, 1, 4);
+        progress.add_pages(0, 3, 9);
+        progress.add_pages(0, -2, -5);
         progress.acknowledged(0, 10, 100);
         progress.acknowledged(1, 5, 50);
         progress.acknowledged(1, 1, 10);

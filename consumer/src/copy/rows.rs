@@ -111,11 +111,11 @@ impl Rows {
             if self.stage == Stage::End {
                 break;
             }
-            let tuple = match Message::decode(&self.insert).map_err(MalformedCopy::Tuple)? {
-                Message::Insert { new, .. } => new,
-                _ => return Err(MalformedCopy::Short.into()),
+            let insert = Message::decode(&self.insert).map_err(MalformedCopy::Tuple)?;
+            let Message::Insert { new, .. } = insert else {
+                return Err(MalformedCopy::Short.into());
             };
-            each(tuple)?;
+            each(new)?;
         }
         Ok(())
     }

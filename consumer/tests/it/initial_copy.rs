@@ -120,13 +120,17 @@ impl Copied {
         }
         follow.stop();
         let total = follow.ended().await.unwrap();
-        // The server needs a moment to see that.
+        self.until_inactive().await;
+        (total, follow.copying())
+    }
+
+    /// The server needs a moment to see that a stream has ended.
+    async fn until_inactive(&self) {
         let active = "SELECT active FROM pg_replication_slots WHERE slot_name::text = $1";
         let slot = &self.database.slot;
         while self.database.client.query_one(active, &[slot]).await.unwrap().get(0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        (total, follow.copying())
     }
 
     /// Everything the destination was given, in the order in which that became durable.
@@ -341,7 +345,6 @@ async fn a_copy_under_writes_ends_as_postgresql(version: Version) {
     assert_eq!(copying.tables[0].percent(), 100.0);
     // Copied rows are none of the stream's, and have no lag.
     assert_eq!(total.counts.rows, total.lag.commit_to_flushed.count());
-    assert!(total.counts.rows < 15_000, "{:?}", total.counts);
 }
 
 async fn a_copy_is_of_the_moment_the_slot_starts_at(version: Version) {
@@ -472,6 +475,7 @@ async fn a_copy_that_was_stopped_goes_on(version: Version) {
     assert!(rows > 20_000 && rows < most, "what was done is not done again: {rows} of {most}");
     let state = std::fs::read_to_string(copied.state()).unwrap();
     assert!(state.contains("\"complete\": true"), "{state}");
+    copied.until_inactive().await;
     let follow = copied.resume(options.clone()).await.unwrap();
     assert!(follow.copying().is_none(), "it is done");
     copied.drained(follow).await;
