@@ -67,11 +67,22 @@ impl Source {
         let mut connection = self.connection()?;
         connection.check_publication(&self.publication)?;
         let slot = connection.check_slot(&self.slot, None)?;
-        let catalogue = Catalogue::read(&mut connection, &self.publication)?;
+        let catalogue = self.catalogue()?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
         let silence_limit = silence_limit(&mut connection)?;
         Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit })
+    }
+
+    /// Reads the catalogue, in a session of its own: one that has looked at the tables as they are
+    /// now remembers that, and would decode rows from before an ALTER TABLE as if they were like
+    /// that already. It takes none of the places of WAL senders.
+    fn catalogue(&self) -> Result<Catalogue, ReplicationError> {
+        let Self { address, application_name, publication, .. } = self;
+        let mut connection = Connection::open_for_queries(address, application_name)?;
+        let catalogue = Catalogue::read(&mut connection, publication)?;
+        connection.terminate();
+        Ok(catalogue)
     }
 
     /// A connection that streams nothing yet.
@@ -226,14 +237,6 @@ impl LiveCatalogue {
     pub(crate) fn unanswered(&self) -> Unanswered {
         self.unanswered.clone()
     }
-
-    fn read(&self) -> Result<Catalogue, ReplicationError> {
-        let Source { address, application_name, publication, .. } = &self.source;
-        let mut connection = Connection::open_for_queries(address, application_name)?;
-        let catalogue = Catalogue::read(&mut connection, publication)?;
-        connection.terminate();
-        Ok(catalogue)
-    }
 }
 
 impl Describe for LiveCatalogue {
@@ -244,7 +247,7 @@ impl Describe for LiveCatalogue {
         }
         // The catalogue is ahead of the stream: what that describes may be gone by now, and then
         // stays unknown.
-        match self.read() {
+        match self.source.catalogue() {
             Ok(later) => {
                 self.catalogue.learn(later);
                 Ok(())
