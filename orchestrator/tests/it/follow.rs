@@ -147,7 +147,10 @@ async fn it_ends_where_it_is_told_to(version: Version) {
     followed.follow().args(far).ended().with_code(0);
 
     let ended = follow(["--until-lsn", "tomorrow"]).await.with_code(2);
-    assert_said!(said(&ended, &followed), @"");
+    assert_said!(said(&ended, &followed), @r#"
+    error: --until-lsn tomorrow is no WAL position
+      hint: a position looks like 16/B374D848; `current` is where the WAL ends now
+    "#);
     for length in ["-1", "nan", "inf", "1e30", "soon"] {
         let ended = follow(["--for", length]).await.with_code(2);
         ended.said("a number of seconds from 0");
@@ -220,7 +223,10 @@ async fn what_is_missing_is_named(version: Version) {
     let followed = Followed::without_slot(version, TABLE).await;
     let follow = || followed.follow().args(TO_HERE);
     let ended = follow().ended().with_code(2);
-    assert_said!(said(&ended, &followed), @"");
+    assert_said!(said(&ended, &followed), @r#"
+    error: publication "p" does not exist in the database
+      hint: CREATE PUBLICATION "p" FOR ALL TABLES (or FOR TABLE …)
+    "#);
     followed.execute("CREATE PUBLICATION \"it is there\" FOR TABLE t").await;
     let ended = follow().ended().with_code(2);
     assert_said!(said(&ended, &followed), @"");
@@ -236,7 +242,10 @@ async fn a_slot_that_another_holds_is_left_alone(version: Version) {
     let pid = followed.walsender().await.unwrap().to_string();
     let second = followed.follow().args(TO_HERE);
     let ended = second.set("consumer.mock_dir", "second").ended().with_code(2);
-    assert_said!(said(&ended, &followed).replace(&pid, "PID"), @"");
+    assert_said!(said(&ended, &followed).replace(&pid, "7"), @r#"
+    error: replication slot "SLOT" is active for PID 7 (application "walbench follow")
+      hint: the slot is in use by another connection, and walbench does not take it over: stop the other one, or name another slot
+    "#);
     assert_eq!(followed.walsender().await.unwrap().to_string(), pid);
     running.signal(Signal::SIGINT);
     running.ended().with_code(0);
@@ -258,7 +267,11 @@ async fn logins_that_fail(version: Version) {
     let url = format!("postgres://password_user:wr0ng@127.0.0.1:{port}/{database}");
     let ended = follow_url(&followed, &url).ended().with_code(2);
     assert!(!ended.stderr.contains("wr0ng"), "{}", ended.stderr);
-    assert_said!(said(&ended, &followed), @"");
+    assert_said!(said(&ended, &followed), @r#"
+    error: PostgreSQL refused the login of user "password_user"
+      caused by: password authentication failed for user "password_user" (SQLSTATE 28P01)
+      hint: check user, password and pg_hba.conf (a line for `replication` is not needed; logical replication uses the database's line)
+    "#);
     let url = format!("postgres://postgres@127.0.0.1:{port}/nowhere");
     let ended = follow_url(&followed, &url).ended().with_code(2);
     assert_said!(said(&ended, &followed), @"");
@@ -278,7 +291,10 @@ async fn servers_that_can_not_replicate(version: Version) {
     let sql = format!("{TABLE}; CREATE PUBLICATION p FOR TABLE t");
     let followed = Followed::in_database(Database::on(&cluster).await, &sql).await;
     let ended = followed.follow().args(TO_HERE).ended().with_code(2);
-    assert_said!(said(&ended, &followed), @"");
+    assert_said!(said(&ended, &followed), @r#"
+    error: wal_level is replica, and logical replication needs logical
+      hint: ALTER SYSTEM SET wal_level = 'logical'; and restart the server
+    "#);
     let ended = followed.follow().args(TO_HERE).args(["--create-slot"]).ended().with_code(2);
     ended.said("wal_level is replica");
 }
@@ -313,7 +329,10 @@ async fn a_slot_whose_wal_is_gone(version: Version) {
     let ended = running.ended().with_code(4);
     ended.said("is lost: WAL that it needs was removed").said("fill the destination again");
     let ended = followed.follow().args(TO_HERE).ended().with_code(4);
-    assert_said!(said(&ended, &followed), @"");
+    assert_said!(said(&ended, &followed), @r#"
+    error: replication slot "SLOT" is lost: WAL that it needs was removed
+      hint: the slot can't be repaired: raise max_slot_wal_keep_size, drop it with pg_drop_replication_slot, create it again, and fill the destination again
+    "#);
 }
 
 async fn new_tables_need_no_more_places_of_wal_senders(version: Version) {
@@ -435,7 +454,10 @@ fn wrong_usage_is_refused() {
         command.args(["--slot", "s"]).arguments(arguments).ended().with_code(2).stderr
     };
     let mock = |arguments: &[&str]| follow(&[&["--mock-clickhouse"], arguments].concat());
-    insta::assert_snapshot!(mock(&["--set", "producer.batch_size=5"]), @"");
+    insta::assert_snapshot!(mock(&["--set", "producer.batch_size=5"]), @r#"
+    error: --set producer.batch_size=5: only keys of [consumer] mean something here
+      hint: such as --set consumer.flush_batch_size=500
+    "#);
     insta::assert_snapshot!(mock(&["--set", "consumer.flush_batch_siz=5"]), @"");
     insta::assert_snapshot!(mock(&["--set", "consumer.flush_batch_size=none"]), @"");
     insta::assert_snapshot!(mock(&["--mock-level", "most"]), @"");
