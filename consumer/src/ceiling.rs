@@ -12,7 +12,7 @@ use walbench_metrics::clock::wall_us;
 use crate::follow::Following;
 use crate::pace::Pace;
 use crate::pgoutput::Message;
-use crate::replication::{Frame, ReplicationError, ServerError, StatusUpdate, frame};
+use crate::replication::{Connection, Frame, ReplicationError, ServerError, StatusUpdate, frame};
 use crate::source::{Opened, Source};
 use crate::thread::StartError;
 
@@ -71,20 +71,13 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
             connection.transport.flush().map_err(ReplicationError::Io)?;
             told = Instant::now();
         }
-        let has_buffered = connection.transport.has_buffered();
-        let mut fds = [PollFd::new(connection.transport.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(SILENCE).unwrap_or(PollTimeout::NONE);
-        let is_silent = !has_buffered
-            && poll(&mut fds, timeout).map_err(io::Error::from).map_err(ReplicationError::Io)? == 0;
-        if is_silent {
-            let text = format!("the server was silent for {} s", SILENCE.as_secs());
-            return Err(Failure::new(text).into());
-        }
-        let bytes = match connection.input.fill(&mut connection.transport) {
-            Ok(0) => return Err(ReplicationError::Closed.into()),
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(ReplicationError::Io(e).into()),
+        // The first bytes may have come with the answer that starts the stream.
+        let bytes = match connection.input.unread_bytes() {
+            unread @ 1.. if first.is_none() => unread,
+            _ => match read(&mut connection)? {
+                0 => continue,
+                bytes => bytes,
+            },
         };
         let now = Instant::now();
         let first = *first.get_or_insert(now);
@@ -115,6 +108,25 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
         if reading == Reading::Coalescing {
             pace.after_read(bytes);
         }
+    }
+}
+
+/// Reads once; nothing, if that was disturbed.
+fn read(connection: &mut Connection) -> Result<usize, StartError> {
+    let is_buffered = connection.transport.has_buffered();
+    let mut fds = [PollFd::new(connection.transport.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(SILENCE).unwrap_or(PollTimeout::NONE);
+    if !is_buffered
+        && poll(&mut fds, timeout).map_err(io::Error::from).map_err(ReplicationError::Io)? == 0
+    {
+        let text = format!("the server was silent for {} s", SILENCE.as_secs());
+        return Err(Failure::new(text).into());
+    }
+    match connection.input.fill(&mut connection.transport) {
+        Ok(0) => Err(ReplicationError::Closed.into()),
+        Ok(bytes) => Ok(bytes),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(e) => Err(ReplicationError::Io(e).into()),
     }
 }
 

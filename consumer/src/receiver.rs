@@ -136,6 +136,7 @@ impl Receiver {
 
     /// Receives until asked to stop, or to the end that was set.
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
+        self.arrived_with_the_start();
         while !self.flusher.is_stopping() && self.machine.received_lsn() < self.until_lsn {
             self.step(true)?;
         }
@@ -279,22 +280,41 @@ impl Receiver {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        self.machine.arrived(self.flusher.now_us());
-        let now = Instant::now();
-        self.read.first.get_or_insert(now);
-        self.read.last = Some(now);
-        self.read.bytes += bytes as u64;
-        let taken = self.take_messages();
-        self.tell_recorder(bytes as u64);
-        taken?;
+        self.arrived(bytes);
+        self.take_messages()?;
         if !self.eager {
             self.pace.after_read(bytes);
         }
         Ok(())
     }
 
+    /// Bytes arrived now.
+    fn arrived(&mut self, bytes: usize) {
+        self.machine.arrived(self.flusher.now_us());
+        let now = Instant::now();
+        self.read.first.get_or_insert(now);
+        self.read.last = Some(now);
+        self.read.bytes += bytes as u64;
+        self.tell_recorder(bytes as u64);
+    }
+
+    /// The first bytes of a stream may have come with the answer that starts it.
+    fn arrived_with_the_start(&mut self) {
+        if let Link::Up(connection) = &self.link
+            && let bytes @ 1.. = connection.input.unread_bytes()
+        {
+            self.arrived(bytes);
+        }
+    }
+
     /// Handles what was read, as far as there is room for it.
     fn take_messages(&mut self) -> Result<(), Trouble> {
+        let taken = self.take_each_message();
+        self.tell_recorder(0);
+        taken
+    }
+
+    fn take_each_message(&mut self) -> Result<(), Trouble> {
         let Link::Up(connection) = &mut self.link else { return Ok(()) };
         let broken = |e: io::Error| ReplicationError::Protocol(e.to_string()).into_failure();
         while self.machine.wants_data() {
@@ -349,6 +369,7 @@ impl Receiver {
                     self.before = Some(before);
                 }
                 self.resumed_lsn = resume_lsn;
+                self.arrived_with_the_start();
                 self.read.reconnects += 1;
                 self.flusher.record(Recorder::reconnected);
                 Ok(())

@@ -73,13 +73,24 @@ impl Source {
         connection.check_publication(&self.publication)?;
         let slot = connection.check_slot(&self.slot, None)?;
         let system_id = connection.identify()?.system_id;
-        let catalogue = Catalogue::read(&mut connection, &self.publication)?;
+        let catalogue = self.catalogue()?;
         let terms = Terms::new(plan, connection.server_version(), &catalogue)?;
         let confirmed_lsn = slot.confirmed_flush_lsn.unwrap_or_default();
         let restart_lsn = slot.restart_lsn.unwrap_or_default();
         let silence_limit = silence_limit(&mut connection)?;
         let terms = Terms { system_id, ..terms };
         Ok(Opened { connection, catalogue, terms, confirmed_lsn, silence_limit, restart_lsn })
+    }
+
+    /// Reads the catalogue, in a session of its own: one that has looked at the tables as they are
+    /// now remembers that, and would decode rows from before an ALTER TABLE as if they were like
+    /// that already. It takes none of the places of WAL senders.
+    fn catalogue(&self) -> Result<Catalogue, ReplicationError> {
+        let Self { address, application_name, publication, .. } = self;
+        let mut connection = Connection::open_for_queries(address, application_name)?;
+        let catalogue = Catalogue::read(&mut connection, publication)?;
+        connection.terminate();
+        Ok(catalogue)
     }
 
     /// A connection that streams nothing yet.

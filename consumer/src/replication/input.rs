@@ -57,6 +57,12 @@ impl Input {
         self.header().map_or(true, |h| h.is_some_and(|(_, length)| self.end - self.start >= length))
     }
 
+    /// Bytes read and not yet taken.
+    #[must_use]
+    pub fn unread_bytes(&self) -> usize {
+        self.end - self.start
+    }
+
     /// Tag and whole length, tag included, of the message at the front.
     #[inline]
     fn header(&self) -> io::Result<Option<(u8, usize)>> {

@@ -1,5 +1,7 @@
 //! A database that `walbench follow` follows into a folder, and both held against each other.
 
+#![allow(clippy::await_holding_lock, reason = "each of these tests has a runtime of its own")]
+
 use std::collections::BTreeMap;
 use std::sync::RwLockReadGuard;
 use std::time::{Duration, Instant};
@@ -138,8 +140,30 @@ impl Followed {
         self.follow().start()
     }
 
+    /// Waits until somebody follows.
+    pub(crate) async fn until_followed(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.walsender().await.is_none() {
+            assert!(Instant::now() < deadline, "nobody follows");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until who follows has received everything before this position.
+    pub(crate) async fn until_sent(&self, end: u64) {
+        let sql = "SELECT COALESCE((write_lsn - '0/0')::bigint, 0) FROM pg_stat_replication r
+                   JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE slot_name = $1";
+        let (client, slot) = (&self.database.client, &self.database.slot);
+        let sent = async || client.query_one(sql, &[slot]).await.unwrap().get::<_, i64>(0);
+        let deadline = Instant::now() + PATIENCE;
+        while sent().await.cast_unsigned() < end {
+            assert!(Instant::now() < deadline, "{end:X} is never received");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The server's process that streams the slot.
-    async fn walsender(&self) -> Option<i32> {
+    pub(crate) async fn walsender(&self) -> Option<i32> {
         let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
         self.database.client.query_one(sql, &[&self.database.slot]).await.unwrap().get(0)
     }

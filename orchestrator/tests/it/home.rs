@@ -122,6 +122,11 @@ impl Walbench {
         self
     }
 
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     pub(crate) fn set(self, key: &str, value: &str) -> Self {
         self.args(["--set", &format!("{key}={value}")])
     }

@@ -128,7 +128,7 @@ fn statements(draw: &mut Draw) -> String {
 /// Both tables have at most 300 keys, so that most rows are written many times.
 fn statement(draw: &mut Draw) -> String {
     let (from, n) = (draw.below(300), draw.below(1_000_000));
-    let to = from + draw.below(20);
+    let to = from + draw.below(60);
     let other = draw.below(300);
     match draw.below(100) {
         0 => "TRUNCATE a".into(),
@@ -147,7 +147,11 @@ fn statement(draw: &mut Draw) -> String {
             "UPDATE a SET id = {other}, n = {n} WHERE id = {from} \
              AND NOT EXISTS (SELECT FROM a WHERE id = {other})"
         ),
-        80..90 => format!("UPDATE b SET y = y || '+' WHERE x = {from} AND length(y) < 5"),
+        80..90 => format!(
+            "UPDATE b SET y = 'z{n}' WHERE (y, x) = \
+             (SELECT min(y), x FROM b WHERE x = {from} GROUP BY x) \
+             AND NOT EXISTS (SELECT FROM b WHERE y = 'z{n}' AND x = {from})"
+        ),
         90..95 => format!("DELETE FROM a WHERE id BETWEEN {from} AND {to}"),
         _ => format!("DELETE FROM b WHERE x BETWEEN {from} AND {to}"),
     }
@@ -196,7 +200,7 @@ async fn killed_at_any_moment(version: Version) {
 async fn killed_while_transactions_come_in_pieces(version: Version) {
     let cluster = Cluster::start_version(version);
     let followed = followed(&cluster).await.set("consumer.streaming", "on");
-    let followed = followed.set("consumer.spool_memory_bytes", "4096");
+    let followed = followed.set("consumer.spool_memory_bytes", "65536");
     let followed = followed.set("consumer.two_phase", "true");
     let sql = "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'";
     followed.execute(sql).await;

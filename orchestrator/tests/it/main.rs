@@ -23,6 +23,7 @@ mod changes;
 mod clean;
 mod columns;
 mod first_run;
+mod follow;
 mod initial_copy;
 mod interrupts;
 mod kills;
