@@ -19,9 +19,6 @@ use crate::thread::StartError;
 /// A server that is silent for so long has nothing more.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Between two signs of life.
-const STATUS_INTERVAL: Duration = Duration::from_millis(500);
-
 /// When a bare reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -62,15 +59,7 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
     let (mut ceiling, mut pace) = (Ceiling::default(), Pace::default());
     let mut first = None;
     let broken = |e: io::Error| ReplicationError::Protocol(e.to_string());
-    let mut told = Instant::now();
     loop {
-        // A client that says nothing is given up; this one confirms nothing.
-        if told.elapsed() >= STATUS_INTERVAL {
-            let status = StatusUpdate { written_lsn: 0, flushed_lsn: 0, now_us: wall_us() };
-            connection.transport.write_all(&status.encode()).map_err(ReplicationError::Io)?;
-            connection.transport.flush().map_err(ReplicationError::Io)?;
-            told = Instant::now();
-        }
         // The first bytes may have come with the answer that starts the stream.
         let bytes = match connection.input.unread_bytes() {
             unread @ 1.. if first.is_none() => unread,
@@ -84,6 +73,7 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
         ceiling.reading = now - first;
         ceiling.reads += 1;
         ceiling.bytes += bytes as u64;
+        let mut is_asked = false;
         while let Some((tag, body)) = connection.input.next_message().map_err(broken)? {
             let reached = match frame(body) {
                 _ if tag == b'E' => {
@@ -97,13 +87,19 @@ pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, Start
                     0
                 }
                 Some(Frame::Data { body: body @ [b'C', ..], .. }) => end_of_commit(body),
-                Some(Frame::Keepalive { end_lsn, .. }) => end_lsn,
+                Some(Frame::Keepalive { end_lsn, reply }) => {
+                    is_asked |= reply;
+                    end_lsn
+                }
                 _ => 0,
             };
             if reached >= until_lsn {
                 connection.terminate();
                 return Ok(ceiling);
             }
+        }
+        if is_asked {
+            answer(&mut connection).map_err(ReplicationError::Io)?;
         }
         if reading == Reading::Coalescing {
             pace.after_read(bytes);
@@ -128,6 +124,13 @@ fn read(connection: &mut Connection) -> Result<usize, StartError> {
         Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
         Err(e) => Err(ReplicationError::Io(e).into()),
     }
+}
+
+/// PostgreSQL gives up on a client that does not answer. Nothing is confirmed by it.
+fn answer(connection: &mut Connection) -> io::Result<()> {
+    let update = StatusUpdate { written_lsn: 0, flushed_lsn: 0, now_us: wall_us() };
+    connection.transport.write_all(&update.encode())?;
+    connection.transport.flush()
 }
 
 /// Position behind a commit; a message too short for one is none.

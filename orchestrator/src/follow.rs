@@ -21,6 +21,10 @@ use crate::plan::set_overrides;
 /// A plan is what `--set` changes; of this one only the consumer's part is used.
 const PLAN: &str = "producer.enabled = false\n[[phases]]\nname = \"follow\"\nduration_sec = 1\n";
 
+/// The WAL writer flushes what was committed within three rounds, of 200 ms by default. What is not
+/// committed may stay unflushed for long, and is nothing to wait for.
+const WAL_WRITER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
     if args.clickhouse.is_some() {
@@ -34,16 +38,16 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         false => None,
     };
     let is_made = made.is_some();
-    if !is_made && following.consumer.mock_level != MockLevel::Files {
-        ending::say(
-            "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
-        );
-    }
     let started = Follow::start(following.clone(), made.and_then(|made| made.exported)).await;
     if is_made && started.is_err() {
         drop_slot(&following);
     }
     let mut follow = started.map_err(start_failed)?;
+    if !is_made && following.consumer.mock_level != MockLevel::Files {
+        ending::say(
+            "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
+        );
+    }
     for note in follow.notes() {
         ending::say(&format!("note: {note}"));
     }
@@ -255,16 +259,28 @@ fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
     Ok(plan.consumer)
 }
 
+/// Where the WAL ends. What was committed with `synchronous_commit = off` is written there and not
+/// yet on disk: it is waited for, as nothing else is streamed.
 fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
     let mut connection = Connection::open_for_queries(address, "walbench follow")?;
-    let rows = connection.query(
-        "to look up its position",
-        "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-             ELSE pg_current_wal_lsn() END",
-    )?;
-    let text = rows.first().and_then(|row| row.first()?.as_deref());
-    let lsn = text.and_then(parse_lsn);
-    lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
+    let mut position = |function: &str| -> Result<u64, StartError> {
+        let sql = format!(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE {function}() END"
+        );
+        let rows = connection.query("to look up its position", &sql)?;
+        let text = rows.first().and_then(|row| row.first()?.as_deref());
+        let lsn = text.and_then(parse_lsn);
+        lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
+    };
+    let written_lsn = position("pg_current_wal_insert_lsn")?;
+    let deadline = Instant::now() + WAL_WRITER_PATIENCE;
+    loop {
+        let flushed_lsn = position("pg_current_wal_flush_lsn")?;
+        if flushed_lsn >= written_lsn || Instant::now() >= deadline {
+            return Ok(flushed_lsn);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A slot that was made.
@@ -329,8 +345,16 @@ fn used() -> Used {
     };
     Used {
         cpu_us: usage.as_ref().map_or(0.0, cpu_us),
-        max_rss_bytes: usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),
+        max_rss_bytes: peak_memory_bytes().unwrap_or_default(),
     }
+}
+
+/// Most memory that was resident (proc(5), `VmHWM`). What getrusage says is at least what the
+/// process had that started this one.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn per(of: f64, by: f64) -> Option<f64> {
@@ -346,6 +370,12 @@ struct Report {
 }
 
 impl Report {
+    /// Until all of them were durable; nothing is no rate.
+    fn rows_per_s(&self) -> Option<f64> {
+        let Total { counts, draining, .. } = &self.total;
+        per(counts.rows as f64, draining.as_secs_f64()).filter(|_| counts.rows > 0)
+    }
+
     fn json(&self) -> Value {
         let Self { total, copying, received_lsn, confirmed_lsn, used } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
@@ -354,7 +384,7 @@ impl Report {
             "transactions": counts.transactions,
             "seconds": seconds,
             "draining_seconds": total.draining.as_secs_f64(),
-            "rows_per_s": per(counts.rows as f64, total.draining.as_secs_f64()),
+            "rows_per_s": self.rows_per_s(),
             "bytes": counts.received_bytes,
             "encoded_bytes": counts.encoded_bytes,
             "sent_bytes": counts.sent_bytes,
@@ -395,7 +425,7 @@ impl Report {
             counts.rows,
             counts.transactions,
             counts.received_bytes as f64 / 1e6,
-            per(counts.rows as f64, total.draining.as_secs_f64()).unwrap_or_default(),
+            self.rows_per_s().unwrap_or_default(),
             ms(lag.quantile_us(0.5)),
             ms(lag.quantile_us(0.99)),
             ms(lag.max_us()),
