@@ -221,11 +221,7 @@ fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
 }
 
 fn current_lsn(address: &PostgresAddress) -> Result<u64, StartError> {
-    let mut connection = Connection::open(address, "walbench follow")?;
-    let rows = connection.query("to look up its position", "SELECT pg_current_wal_lsn()")?;
-    let text = rows.first().and_then(|row| row.first()?.as_deref());
-    let lsn = text.and_then(parse_lsn);
-    lsn.ok_or_else(|| Failure::new("PostgreSQL does not say where its WAL ends").into())
+    Ok(Connection::open(address, "walbench follow")?.wal_end()?)
 }
 
 /// Makes the slot if it is not there; for an initial copy with the snapshot of its start.
