@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use walbench_metrics::Failure;
+use walbench_metrics::sample::StreamPosition;
 use walbench_phases::plan::Consumer;
 
 use crate::catalogue::Catalogue;
@@ -108,7 +109,7 @@ impl Prepared {
         match self {
             Self::Streaming(receiver) => receiver.run(),
             Self::Copying(copy, streaming) => match copy.run()? {
-                CopyEnd::Complete => streaming.start()?.run(),
+                CopyEnd::Complete { of_one_moment } => streaming.start(of_one_moment)?.run(),
                 CopyEnd::Stopped => Ok(Default::default()),
             },
         }
@@ -142,6 +143,9 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
         streaming.source.start(&mut connection, &streaming.terms, confirmed_lsn)?;
         return Ok((Prepared::Streaming(Box::new(streaming.receiver(connection))), notes));
     };
+    let position =
+        StreamPosition { received_lsn: confirmed_lsn, confirmed_lsn, in_flight_bytes: 0 };
+    streaming.flusher.stands_at(position);
     // It would hold a WAL sender's place for as long as the copy goes on, and may be lost by then.
     connection.terminate();
     notes.extend(copy.notes.iter().cloned());
@@ -162,16 +166,15 @@ struct Streaming {
 }
 
 impl Streaming {
-    /// Connects and starts the stream, as often as the plan's patience allows.
-    fn start(self) -> Result<Receiver, Failure> {
+    /// Connects and starts the stream behind a copy, as often as the plan's patience allows.
+    fn start(mut self, of_one_moment: bool) -> Result<Receiver, Failure> {
         let patience = Duration::from_secs_f64(self.plan.reconnect_sec);
         let mut reconnecting = None;
         loop {
-            let error =
-                match self.source.resume(&self.terms, self.confirmed_lsn, self.confirmed_lsn) {
-                    Ok(connection) => return Ok(self.receiver(connection)),
-                    Err(error) => error,
-                };
+            let error = match self.connect(of_one_moment) {
+                Ok(connection) => return Ok(self.receiver(connection)),
+                Err(error) => error,
+            };
             let now = Instant::now();
             let lost = || Reconnecting::new(patience, ReplicationError::Closed, now);
             let reconnecting: &mut Reconnecting = reconnecting.get_or_insert_with(lost);
@@ -180,6 +183,17 @@ impl Streaming {
             }
             std::thread::sleep(reconnecting.next_try.saturating_duration_since(now));
         }
+    }
+
+    /// Rows that were copied as they were at several moments are exact behind the last of those: an
+    /// end that was set is not before it.
+    fn connect(&mut self, of_one_moment: bool) -> Result<Connection, ReplicationError> {
+        if !of_one_moment && self.until_lsn < u64::MAX {
+            let mut connection = self.source.connection()?;
+            self.until_lsn = self.until_lsn.max(connection.wal_end()?);
+            connection.terminate();
+        }
+        self.source.resume(&self.terms, self.confirmed_lsn, self.confirmed_lsn)
     }
 
     /// Takes over a connection whose stream was started.

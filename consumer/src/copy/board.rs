@@ -62,6 +62,8 @@ struct Inner {
     at_start: bool,
     /// The state was changed since it was last saved.
     unsaved: bool,
+    /// Every chunk that was given out was to be read in the snapshot of the slot's start.
+    of_one_moment: bool,
     closed: bool,
     failure: Option<Failure>,
 }
@@ -83,6 +85,7 @@ impl Board {
             under_way: 0,
             at_start,
             unsaved: true,
+            of_one_moment: true,
             closed: false,
             failure: None,
         };
@@ -140,6 +143,7 @@ impl Board {
         let mut chunk = inner.queue.pop_front()?;
         inner.under_way += 1;
         chunk.at_start &= inner.at_start;
+        inner.of_one_moment &= chunk.at_start;
         Some(chunk)
     }
 
@@ -258,6 +262,11 @@ impl Board {
         is_complete
     }
 
+    /// Whether everything was read in the snapshot of the slot's start.
+    pub(super) fn is_of_one_moment(&self) -> bool {
+        self.lock().of_one_moment
+    }
+
     /// Why the copy can't go on.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.lock().failure.clone()
@@ -325,7 +334,7 @@ mod tests {
             assert!(chunk.at_start && !board.complete());
             board.done(chunk);
         }
-        assert!(board.next().is_none() && board.complete());
+        assert!(board.next().is_none() && board.complete() && board.is_of_one_moment());
         let percent: Vec<_> =
             board.progress.now().tables.iter().map(TableCopying::percent).collect();
         assert_eq!(percent, [100.0, 100.0]);
@@ -344,6 +353,7 @@ mod tests {
         board.start_is_gone(chunks[1].clone());
         let again = waiting.join().unwrap().unwrap();
         assert_eq!((again.pages, again.at_start), (0..10, false));
+        assert!(!board.is_of_one_moment());
         board.close();
         assert!(board.next().is_none() && !board.complete());
     }

@@ -103,7 +103,10 @@ pub(crate) struct Copy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CopyEnd {
     /// Every row is at the sink.
-    Complete,
+    Complete {
+        /// All were read in the snapshot of the slot's start, as far as this start knows.
+        of_one_moment: bool,
+    },
     /// It was asked to end before.
     Stopped,
 }
@@ -212,7 +215,9 @@ impl Copy {
         handing.progress.end(is_complete);
         match handing.board.failure() {
             Some(failure) => Err(failure),
-            None if is_complete => Ok(CopyEnd::Complete),
+            None if is_complete => {
+                Ok(CopyEnd::Complete { of_one_moment: handing.board.is_of_one_moment() })
+            }
             None => Ok(CopyEnd::Stopped),
         }
     }

@@ -368,6 +368,18 @@ impl Connection {
         Err(ReplicationError::PublicationMissing { publication: name.into(), existing })
     }
 
+    /// Where the WAL ends now.
+    ///
+    /// # Errors
+    /// The connection's, or an answer that makes no sense.
+    pub fn wal_end(&mut self) -> Result<u64, ReplicationError> {
+        let rows = self.query("to look up its position", "SELECT pg_current_wal_lsn()")?;
+        let text = rows.first().and_then(|row| row.first()?.as_deref());
+        text.and_then(parse_lsn).ok_or_else(|| {
+            ReplicationError::Protocol("PostgreSQL does not say where its WAL ends".into())
+        })
+    }
+
     fn holder(&mut self, pid: u32) -> Result<Holder, ReplicationError> {
         let sql = format!(
             "SELECT NULLIF(application_name, ''), pg_catalog.host(client_addr) \

@@ -32,6 +32,8 @@ on_every_server! {
     both_forms_make_the_same_rows,
     odd_tables_are_copied,
     an_existing_slot_is_copied_as_rows_are_now,
+    an_end_that_was_set_is_where_rows_are_exact,
+    a_table_that_is_rewritten_meanwhile_is_copied_anew,
     the_state_of_something_else_is_refused,
     a_slow_sink_bounds_what_is_in_flight,
     columns_that_were_nullable_at_the_start_are_written,
@@ -741,6 +743,50 @@ async fn an_existing_slot_is_copied_as_rows_are_now(version: Version) {
     copied.drained(follow).await;
     copied.assert_large_is_same().await;
     assert_eq!(copied.source(&COLUMNS, "t").await.len(), 1);
+}
+
+async fn an_end_that_was_set_is_where_rows_are_exact(version: Version) {
+    let copied = Copied::new(version, LARGE, "FOR ALL TABLES").await;
+    drop(copied.exported().await);
+    let (_, now) = copied.database.positions().await;
+    let slowly = json!({ "mock_delay_ms": 20, "flush_batch_size": 100 });
+    let following = Following { until_lsn: Some(now), ..copied.following(&slowly) };
+    let mut follow = Follow::start(following, None).await.unwrap();
+    until_rows(&mut follow, 1_000).await;
+    // All of it lies behind that end; what of it was copied is undone by what comes behind it.
+    let changes = "DELETE FROM t WHERE id % 2 = 0; UPDATE t SET id = -id WHERE id % 3 = 0";
+    copied.database.execute(changes).await;
+    assert!(!follow.copying().unwrap().ended);
+    follow.ended().await.unwrap();
+    copied.assert_large_is_same().await;
+}
+
+/// In the snapshot of the slot's start, a table that ALTER TABLE has rewritten is empty.
+async fn a_table_that_is_rewritten_meanwhile_is_copied_anew(version: Version) {
+    let copied = Copied::new(version, LARGE, "FOR ALL TABLES").await;
+    let options = json!({
+        "copy_state": copied.state(), "mock_delay_ms": 20, "flush_batch_size": 100,
+    });
+    let mut follow = copied.start(options.clone()).await;
+    let mut dice = Dice(11);
+    for (rows, rewrite) in [
+        (1_000, "ALTER TABLE t ALTER n TYPE int USING n + 0"),
+        (4_000, "VACUUM FULL t"),
+        (7_000, "ALTER TABLE t ALTER n TYPE bigint"),
+    ] {
+        until_rows(&mut follow, rows).await;
+        copied.database.execute(rewrite).await;
+        for _ in 0..20 {
+            change(&copied.database.client, &mut dice).await;
+        }
+    }
+    // What comes in another type than the catalogue had is refused, and not taken for the old one.
+    let failure = follow.ended().await.unwrap_err().to_string();
+    assert!(failure.contains("\"public\".\"t\" can't be copied"), "{failure}");
+    let follow = copied.resume(options).await.unwrap();
+    let (_, copying) = copied.drained(follow).await;
+    assert!(copying.unwrap().rows() > 15_000, "from the start");
+    copied.assert_large_is_same().await;
 }
 
 async fn the_state_of_something_else_is_refused(version: Version) {
