@@ -36,7 +36,8 @@
 //!
 //! **Rewrites.** VACUUM FULL and CLUSTER put rows into other places, ALTER TABLE and TRUNCATE leave
 //! nothing that an older snapshot can see. All of them give the table another file, which is looked
-//! up in each transaction that copies: such a table is copied from the start, as it is now.
+//! up in each transaction that copies: such a table is copied from the start, as it is now. Where
+//! columns have other types than before, the copy ends with an error, and the next start goes on.
 //!
 //! **Tables without a key.** A row that comes twice is two rows there. They are copied first, each
 //! as a whole, in the snapshot of the slot's start and in no other; where that can't be, the copy is

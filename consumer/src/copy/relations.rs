@@ -11,9 +11,8 @@ use walbench_phases::plan::{ColumnFormat, Consumer};
 use super::rows::Format;
 use super::session::{Session, Trouble};
 use crate::catalogue::Catalogue;
-use crate::pgoutput::Relation as Description;
 use crate::replication::{quote, quote_identifier};
-use crate::rowbinary::{BinaryForm, Codec, Policy, Table};
+use crate::rowbinary::{BinaryForm, Codec, Facts, Policy, Table, TableFacts};
 
 /// A published table: what rows are written as.
 #[derive(Debug)]
@@ -24,6 +23,8 @@ pub(super) struct Published {
     pub(super) format: Format,
     /// How many columns are asked for.
     pub(super) columns: u16,
+    /// Their types, as OID and modifier; domains are what they are made of.
+    types: Vec<(u32, i32)>,
     /// Their names, as SQL.
     select_list: String,
 }
@@ -81,15 +82,21 @@ const RELATIONS: &str = "
     ORDER BY p.nspname, c.relname, n.nspname, l.relname";
 
 impl Published {
-    fn new(description: &Description<'_>, table: Table, format: ColumnFormat) -> Self {
-        let names = description.columns.iter().map(|column| quote_identifier(column.name));
+    fn new(facts: &TableFacts, plan: &Consumer) -> Self {
+        let table = Table::new(&facts.relation(), Some(facts), Policy::from(plan));
+        let columns = facts.columns.iter().filter(|column| column.published);
+        let names = columns.clone().map(|column| quote_identifier(&column.name));
+        let type_of = |column: &Facts| {
+            (column.source.oid, column.source.modifier.unwrap_or(column.type_modifier))
+        };
         let is_readable = table.binary_unreadable().is_empty() && !lacks_send(&table);
-        let is_binary = is_readable && format != ColumnFormat::Text;
+        let is_binary = is_readable && plan.column_format != ColumnFormat::Text;
         Self {
             format: if is_binary { Format::Binary } else { Format::Text },
             // PostgreSQL's own bound is 1,600.
             columns: u16::try_from(table.columns.len()).unwrap_or(u16::MAX),
             select_list: names.collect::<Vec<_>>().join(", "),
+            types: columns.map(type_of).collect(),
             table: Arc::new(table),
         }
     }
@@ -114,6 +121,18 @@ impl Relation {
             let _ = write!(select, " AND ({filter})");
         }
         format!("COPY ({select}) TO STDOUT (FORMAT {form})")
+    }
+
+    /// Checks that its columns are of the types that the plan was made with, and keeps it from being
+    /// changed until the transaction's end. What a COPY in binary form sends says nothing of types.
+    pub(super) fn lock(
+        &self,
+        session: &mut Session<'_>,
+        published: &Published,
+    ) -> Result<bool, Trouble> {
+        let what = format!("to read {}", self.sql_name);
+        let types = session.types(&what, &format!("{} LIMIT 0", self.select(published)))?;
+        Ok(types == published.types)
     }
 
     /// Partitions are copied each: a row of theirs is none of what they are partitions of.
@@ -152,9 +171,7 @@ pub(super) fn relations(
         // or it has no columns, and its rows say nothing.
         let Some(facts) = catalogue.facts(parent) else { continue };
         let index = *indices.entry(parent).or_insert_with(|| {
-            let description = facts.relation();
-            let table = Table::new(&description, Some(facts), Policy::from(plan));
-            published.push(Published::new(&description, table, plan.column_format));
+            published.push(Published::new(facts, plan));
             published.len() - 1
         });
         relations.push(Relation { published: index, ..relation });
@@ -215,19 +232,24 @@ pub(super) fn size_now(session: &mut Session<'_>, oid: u32) -> Result<Option<Siz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pgoutput::{RelationColumn, ReplicaIdentity};
+    use crate::pgoutput::ReplicaIdentity;
+    use crate::rowbinary::SourceType;
 
     fn published(names: &[&str], type_oid: u32) -> Published {
-        let column = |name| RelationColumn { key: true, name, type_oid, type_modifier: -1 };
-        let description = Description {
-            id: 1,
-            namespace: "public",
-            name: "t",
-            identity: ReplicaIdentity::Default,
-            columns: names.iter().copied().map(column).collect(),
+        let facts = |name: &&str| Facts {
+            name: (*name).into(),
+            not_null: false,
+            primary_key: true,
+            identity: true,
+            published: true,
+            type_oid,
+            type_modifier: -1,
+            source: SourceType::of(type_oid),
         };
-        let table = Table::new(&description, None, Policy::from(&Consumer::default()));
-        Published::new(&description, table, ColumnFormat::Auto)
+        let (namespace, name) = ("public".into(), "t".into());
+        let (identity, columns) = (ReplicaIdentity::Default, names.iter().map(facts).collect());
+        let facts = TableFacts { oid: 1, namespace, name, identity, columns };
+        Published::new(&facts, &Consumer::default())
     }
 
     fn relation(filter: Option<&str>) -> Relation {

@@ -125,6 +125,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Runs a query, and says of which types its columns are: OID and modifier.
+    pub(super) fn types(&mut self, what: &str, sql: &str) -> Result<Vec<(u32, i32)>, Trouble> {
+        self.connection.send_query(sql)?;
+        let (mut types, asked) = (Vec::new(), Instant::now());
+        loop {
+            match self.connection.collect_types(what, &mut types) {
+                Ok(()) => return Ok(types),
+                Err(ReplicationError::Silent) => self.go_on_waiting(asked)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Runs COPY … TO STDOUT, and hands each row to `each`.
     pub(super) fn copy(
         &mut self,

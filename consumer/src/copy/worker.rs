@@ -107,10 +107,10 @@ impl<'a> Worker<'a> {
             self.session = Some(session);
             return Ok(Outcome::StartIsGone);
         }
-        // What was rewritten before it is read need not be read. What counts is whether it is the
-        // same when it was: COPY keeps it from being rewritten until the transaction's end.
-        let is_same = file_now(&mut session, relation.oid)? == Some(chunk.file)
-            && self.read(&mut session, chunk)?;
+        let is_same = self.is_same(&mut session, chunk)?;
+        if is_same {
+            self.read(&mut session, chunk)?;
+        }
         session.end()?;
         let outcome = match is_same {
             true => Outcome::Read,
@@ -120,8 +120,25 @@ impl<'a> Worker<'a> {
         Ok(outcome)
     }
 
-    /// Reads a chunk's rows; says whether they are all of it.
-    fn read(&mut self, session: &mut Session<'_>, chunk: &Chunk) -> Result<bool, Trouble> {
+    /// Whether a chunk's pages are what they were when it was made. They stay it until the
+    /// transaction's end.
+    fn is_same(&self, session: &mut Session<'_>, chunk: &Chunk) -> Result<bool, Trouble> {
+        let Errand { relations, published, .. } = self.errand;
+        let relation = &relations[chunk.table];
+        // Before the lock, because what is gone can't be locked.
+        if file_now(session, relation.oid)? != Some(chunk.file) {
+            return Ok(false);
+        }
+        if !relation.lock(session, &published[relation.published])? {
+            let text = "its columns were changed (ALTER TABLE) while it was copied";
+            let hint = "start again: what of the table must be copied again is";
+            return Err(Trouble::Failed(Failure::new(text).hint(hint)));
+        }
+        Ok(file_now(session, relation.oid)? == Some(chunk.file))
+    }
+
+    /// Reads a chunk's rows.
+    fn read(&mut self, session: &mut Session<'_>, chunk: &Chunk) -> Result<(), Trouble> {
         let Errand { relations, published, handing, version, .. } = self.errand;
         let relation = &relations[chunk.table];
         let table = &published[relation.published];
@@ -134,11 +151,8 @@ impl<'a> Worker<'a> {
         let finished = copied.and_then(|()| writer.cut());
         self.has_begun |= writer.has_begun();
         finished?;
-        if file_now(session, relation.oid)? != Some(chunk.file) {
-            return Ok(false);
-        }
         tally.finish(&handing.board);
-        Ok(true)
+        Ok(())
     }
 
     /// A connection was lost, or none could be made: waits for the next try, if there is one.

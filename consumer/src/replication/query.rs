@@ -43,6 +43,29 @@ impl Connection {
         }
     }
 
+    /// Reads a query's answer to its end, and of it the types of its columns, as OID and modifier;
+    /// domains are what they are made of. After [`ReplicationError::Silent`] it may be called again
+    /// for the rest.
+    pub(crate) fn collect_types(
+        &mut self,
+        what: &str,
+        types: &mut Vec<(u32, i32)>,
+    ) -> Result<(), ReplicationError> {
+        let mut refused = None;
+        loop {
+            match self.answer(what) {
+                Ok(Message::RowDescription(row)) => {
+                    let fields = row.fields().map(|f| Ok((f.type_oid(), f.type_modifier())));
+                    types.extend(fields.collect::<Vec<_>>()?);
+                }
+                Ok(Message::ReadyForQuery(_)) => return refused.map_or(Ok(()), Err),
+                Ok(_) => {}
+                Err(error @ ReplicationError::Server { .. }) => refused = Some(error),
+                Err(error) => return Err(refused.unwrap_or(error)),
+            }
+        }
+    }
+
     pub(crate) fn send_query(&mut self, sql: &str) -> Result<(), ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out)?;

@@ -268,6 +268,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.child.try_wait();
+            eprintln!("{} ({status:?}) had said:\n{}", self.pid(), self.stderr.so_far());
+        }
         // In vain for one that has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -229,7 +229,7 @@ async fn sessions_that_are_ended(version: Version) {
     make_slot(&followed).await;
     let writer = Writer::start(followed.database.address.clone(), false);
     let (mut draw, running) = (Draw::new(), followed.start_when_free().await);
-    followed.until_confirmed().await;
+    followed.until_followed().await;
     for _ in 0..20 {
         draw.wait_ms(1, 150).await;
         followed.end_walsender().await;
@@ -248,7 +248,7 @@ async fn servers_that_restart(version: Version) {
     make_slot(&followed).await;
     let writer = Writer::start(followed.database.address.clone(), false);
     let (mut draw, running) = (Draw::new(), followed.start_when_free().await);
-    followed.until_confirmed().await;
+    followed.until_followed().await;
     for mode in ["fast", "immediate", "immediate", "fast"] {
         draw.wait_ms(100, 600).await;
         cluster.restart(mode);
