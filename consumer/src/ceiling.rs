@@ -128,7 +128,7 @@ fn read(connection: &mut Connection) -> Result<usize, StartError> {
 
 /// PostgreSQL gives up on a client that does not answer. Nothing is confirmed by it.
 fn answer(connection: &mut Connection) -> io::Result<()> {
-    let update = StatusUpdate { written_lsn: 0, flushed_lsn: 0, now_us: wall_us() };
+    let update = StatusUpdate { now_us: wall_us(), ..StatusUpdate::default() };
     connection.transport.write_all(&update.encode())?;
     connection.transport.flush()
 }

@@ -25,6 +25,7 @@ mod flusher;
 mod follow;
 mod pace;
 mod receiver;
+mod reconnect;
 mod recorder;
 mod serve;
 mod sink;

@@ -13,26 +13,34 @@ use walbench_metrics::sample::StreamPosition;
 use crate::delivery::Delivered;
 use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
+use crate::reconnect::{Hearing, Next, Reconnecting, Silence};
 use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
-use crate::source::{Reconnecting, Source, Terms, Unanswered};
+use crate::source::{Anew, Interruption, Source, Terms};
 use crate::stream::{Account, Machine, Status};
 
 /// At the end the sink has this long for what it was given.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// At the end the server has this long to take in what it was told.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// While there is no connection, what else there is to do is looked after so often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The receiving thread's state.
 pub(crate) struct Receiver {
     source: Source,
     terms: Terms,
     link: Link,
-    /// What the machine asked the catalogue in vain.
-    unanswered: Unanswered,
+    /// Why the machine's catalogue wants the stream to begin anew.
+    interruption: Interruption,
     machine: Machine,
     flusher: Arc<Flusher>,
     pace: Pace,
     eager: bool,
     patience: Duration,
+    hearing: Hearing,
     /// How the connection came back, and where it went on: one that is lost before it brings
     /// anything is no new loss.
     before: Option<Reconnecting>,
@@ -101,12 +109,13 @@ impl Receiver {
             source,
             terms,
             link: Link::Up(connection),
-            unanswered: Unanswered::default(),
+            interruption: Interruption::default(),
             machine,
             flusher,
             pace: Pace::default(),
             eager: false,
             patience: Duration::ZERO,
+            hearing: Hearing::new(None, Instant::now()),
             before: None,
             resumed_lsn: 0,
             until_lsn: u64::MAX,
@@ -119,9 +128,14 @@ impl Receiver {
         Self { patience, ..self }
     }
 
-    /// What the machine's catalogue could not be asked, and may be later.
-    pub(crate) fn with_unanswered(self, unanswered: Unanswered) -> Self {
-        Self { unanswered, ..self }
+    /// How long the server may be silent.
+    pub(crate) fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { hearing: Hearing::new(timeout, Instant::now()), ..self }
+    }
+
+    /// Where the machine's catalogue says that the stream must begin anew.
+    pub(crate) fn with_interruption(self, interruption: Interruption) -> Self {
+        Self { interruption, ..self }
     }
 
     /// Reads as soon as there is anything, also while the stream is busy.
@@ -153,10 +167,12 @@ impl Receiver {
         self.flush()?;
         match self.exchange(reading) {
             Ok(()) => Ok(()),
-            // What the catalogue could not be asked now it can be asked when the stream begins
-            // anew where it was.
-            Err(Trouble::Failed(failure)) => match self.unanswered.take() {
-                Some(error) => self.lost(error),
+            Err(Trouble::Failed(failure)) => match self.interruption.take() {
+                Some(Anew::Unanswered(error)) => self.lost(error),
+                Some(Anew::AsText) => {
+                    self.begin_anew_as_text();
+                    Ok(())
+                }
                 None => Err(failure),
             },
             Err(Trouble::Lost(error)) => self.lost(error),
@@ -183,8 +199,8 @@ impl Receiver {
         let status = self.machine.status_now(Instant::now());
         if let Link::Up(mut connection) = self.link {
             // A connection that is lost now has nothing more to bring.
-            let _ = send(&mut connection, status, self.flusher.now_us());
-            connection.terminate();
+            let _ = send(&mut connection, status, self.flusher.now_us(), false);
+            connection.end_stream(FAREWELL_TIMEOUT);
         }
         Ok((self.machine.into_delivered(), self.read))
     }
@@ -214,24 +230,27 @@ impl Receiver {
     fn exchange(&mut self, reading: bool) -> Result<(), Trouble> {
         let connection = match &mut self.link {
             Link::Up(connection) => connection,
-            Link::Down(reconnecting) => {
-                let next_try = reconnecting.next_try;
-                return if Instant::now() < next_try {
-                    Ok(self.wait(false, next_try).map(drop)?)
-                } else {
-                    Ok(self.reconnect()?)
-                };
-            }
+            Link::Down(_) => return Ok(self.reconnect()?),
         };
-        if let Some(status) = self.machine.status(Instant::now()) {
-            send(connection, status, self.flusher.now_us())?;
+        let reading = reading && self.machine.wants_data();
+        let now = Instant::now();
+        if !reading {
+            self.hearing.heard(now);
+        }
+        let silence = self.hearing.silence(now);
+        match self.machine.status(now) {
+            _ if silence == Silence::TooLong => return Err(ReplicationError::Silent.into()),
+            None if silence == Silence::Short => {}
+            status => {
+                let status = status.unwrap_or_else(|| self.machine.status_now(now));
+                send(connection, status, self.flusher.now_us(), silence == Silence::Long)?;
+            }
         }
         if self.machine.wants_to_advance() {
             self.machine.advance()?;
             self.tell_recorder(0);
             return Ok(());
         }
-        let reading = reading && self.machine.wants_data();
         if reading && connection.input.has_message() {
             return self.take_messages();
         }
@@ -292,6 +311,7 @@ impl Receiver {
     fn arrived(&mut self, bytes: usize) {
         self.machine.arrived(self.flusher.now_us());
         let now = Instant::now();
+        self.hearing.heard(now);
         self.read.first.get_or_insert(now);
         self.read.last = Some(now);
         self.read.bytes += bytes as u64;
@@ -360,36 +380,60 @@ impl Receiver {
         Ok(())
     }
 
-    fn reconnect(&mut self) -> Result<(), Failure> {
-        let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
-        match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
-            Ok(connection) => {
-                if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection))
-                {
-                    self.before = Some(before);
-                }
-                self.resumed_lsn = resume_lsn;
-                self.arrived_with_the_start();
-                self.read.reconnects += 1;
-                self.flusher.record(Recorder::reconnected);
-                Ok(())
-            }
-            Err(error) => self.not_back(error),
+    /// The stream comes again from where it is whole, as text.
+    fn begin_anew_as_text(&mut self) {
+        self.terms.binary = false;
+        self.machine.disconnected();
+        self.before = None;
+        let renewed = Link::Down(Reconnecting::renew(self.patience, Instant::now()));
+        if let Link::Up(connection) = std::mem::replace(&mut self.link, renewed) {
+            connection.terminate();
         }
     }
 
-    fn not_back(&mut self, error: ReplicationError) -> Result<(), Failure> {
+    /// Does what is next for a connection that was lost.
+    fn reconnect(&mut self) -> Result<(), Failure> {
         let Link::Down(reconnecting) = &mut self.link else { return Ok(()) };
-        if reconnecting.failed(error, Instant::now()) {
-            return Ok(());
+        match reconnecting.next(Instant::now()) {
+            Next::Wait => {
+                let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
+                self.wait(false, Instant::now() + LOOK_INTERVAL).map(drop).map_err(failed)
+            }
+            Next::Try => {
+                let (source, terms, flusher) =
+                    (self.source.clone(), self.terms.clone(), self.flusher.clone());
+                self.resumed_lsn = self.machine.resume_lsn();
+                let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.resumed_lsn);
+                let connect = move || source.resume(&terms, confirmed_lsn, resume_lsn);
+                reconnecting.try_now(connect, move || flusher.waker.wake())
+            }
+            Next::Back(connection) => {
+                self.back(connection);
+                Ok(())
+            }
+            Next::GiveUp(failure) => Err(failure),
         }
-        Err(reconnecting.give_up())
+    }
+
+    fn back(&mut self, connection: Connection) {
+        if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection)) {
+            self.before = Some(before);
+        }
+        self.hearing.heard(Instant::now());
+        self.arrived_with_the_start();
+        self.read.reconnects += 1;
+        self.flusher.record(Recorder::reconnected);
     }
 }
 
-fn send(connection: &mut Connection, status: Status, now_us: i64) -> io::Result<()> {
+fn send(
+    connection: &mut Connection,
+    status: Status,
+    now_us: i64,
+    asks_reply: bool,
+) -> io::Result<()> {
     let Status { written_lsn, flushed_lsn } = status;
-    let update = StatusUpdate { written_lsn, flushed_lsn, now_us };
+    let update = StatusUpdate { written_lsn, flushed_lsn, now_us, asks_reply };
     connection.transport.write_all(&update.encode())?;
     connection.transport.flush()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use walbench_metrics::Failure;
 use walbench_phases::address::PostgresAddress;
@@ -15,12 +15,6 @@ use crate::replication::{Connection, ReplicationError, Stream, StreamOption, new
 use crate::rowbinary::{Policy, Table, TableFacts};
 use crate::stream::Describe;
 use crate::thread::StartError;
-
-/// Wait before the first try to connect again; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-
-/// And is never longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A publication, followed through a slot.
 #[derive(Clone, Debug)]
@@ -58,7 +52,8 @@ pub(crate) struct Terms {
     system_id: String,
     protocol_version: u32,
     streaming: Option<&'static str>,
-    binary: bool,
+    /// Values come in binary form.
+    pub binary: bool,
     two_phase: bool,
     origin: Option<&'static str>,
 }
@@ -238,22 +233,33 @@ pub(crate) struct LiveCatalogue {
     /// Descriptions that were looked up and differ from the catalogue: it is ahead of the stream,
     /// or knows less of it.
     looked_up: HashMap<u32, Description>,
-    unanswered: Unanswered,
+    policy: Policy,
+    /// Values come in binary form, and may as well come as text.
+    may_change_form: bool,
+    interruption: Interruption,
 }
 
-/// Why the catalogue could not be asked, if that may pass: then the stream can begin anew where it
-/// was, and ask again.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Unanswered(Arc<Mutex<Option<ReplicationError>>>);
+/// Why a description can't be taken now, though it can when the stream begins anew where it was.
+#[derive(Debug)]
+pub(crate) enum Anew {
+    /// The catalogue could not be asked, and may be later.
+    Unanswered(ReplicationError),
+    /// Values of some type can't be read in binary form: they must come as text.
+    AsText,
+}
 
-impl Unanswered {
+/// Where the catalogue puts that, and the receiving thread finds it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interruption(Arc<Mutex<Option<Anew>>>);
+
+impl Interruption {
     /// What it is; nothing from then on.
-    pub(crate) fn take(&self) -> Option<ReplicationError> {
+    pub(crate) fn take(&self) -> Option<Anew> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, error: ReplicationError) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    fn put(&self, anew: Anew) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(anew);
     }
 }
 
@@ -267,13 +273,26 @@ fn description(relation: &Relation<'_>) -> Description {
 }
 
 impl LiveCatalogue {
-    pub(crate) fn new(source: Source, catalogue: Catalogue) -> Self {
-        Self { source, catalogue, looked_up: HashMap::new(), unanswered: Unanswered::default() }
+    /// For a stream on these terms.
+    pub(crate) fn new(
+        source: Source,
+        catalogue: Catalogue,
+        terms: &Terms,
+        plan: &Consumer,
+    ) -> Self {
+        Self {
+            source,
+            catalogue,
+            looked_up: HashMap::new(),
+            policy: Policy::from(plan),
+            may_change_form: terms.binary && plan.column_format == ColumnFormat::Auto,
+            interruption: Interruption::default(),
+        }
     }
 
-    /// Where it puts what it could not ask.
-    pub(crate) fn unanswered(&self) -> Unanswered {
-        self.unanswered.clone()
+    /// Where it puts why the stream must begin anew.
+    pub(crate) fn interruption(&self) -> Interruption {
+        self.interruption.clone()
     }
 
     fn read(&self, relation: u32) -> Result<Catalogue, ReplicationError> {
@@ -283,10 +302,21 @@ impl LiveCatalogue {
         connection.terminate();
         Ok(catalogue)
     }
-}
 
-impl Describe for LiveCatalogue {
-    fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
+    /// A table may come, or a column, whose type is not read in binary form.
+    fn check_form(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
+        let table = Table::new(relation, self.catalogue.facts(relation.id), self.policy);
+        let unreadable = table.binary_unreadable();
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        self.may_change_form = false;
+        self.interruption.put(Anew::AsText);
+        Err(Failure::new(format!("the binary form of {} is not read", unreadable.join(", "))))
+    }
+
+    /// Makes sure that it knows what the catalogue can say of a relation.
+    fn look_up(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
         let known = self.catalogue.facts(relation.id);
         if known.is_some_and(|facts| facts.relation() == *relation) {
             return Ok(());
@@ -303,7 +333,7 @@ impl Describe for LiveCatalogue {
                 let table = format!("{}.{}", relation.namespace, relation.name);
                 let what = format!("{table} is new or changed, and can't be looked up");
                 if error.is_transient() {
-                    self.unanswered.put(error);
+                    self.interruption.put(Anew::Unanswered(error));
                     return Err(Failure::new(what));
                 }
                 return Err(Failure::new(what).because(error.into_failure()));
@@ -313,59 +343,15 @@ impl Describe for LiveCatalogue {
         self.catalogue.learn(later);
         Ok(())
     }
+}
+
+impl Describe for LiveCatalogue {
+    fn learn(&mut self, relation: &Relation<'_>) -> Result<(), Failure> {
+        self.look_up(relation)?;
+        if self.may_change_form { self.check_form(relation) } else { Ok(()) }
+    }
 
     fn facts(&self, relation: u32) -> Option<&TableFacts> {
         self.catalogue.facts(relation)
-    }
-}
-
-/// When to try again after a loss, and when no more.
-#[derive(Debug)]
-pub(crate) struct Reconnecting {
-    patience: Duration,
-    lost_at: Instant,
-    tries: u32,
-    /// When the next try is due.
-    pub next_try: Instant,
-    /// Why the last try, or the connection itself, failed.
-    pub error: ReplicationError,
-}
-
-impl Reconnecting {
-    /// A connection was lost now.
-    pub(crate) fn new(patience: Duration, error: ReplicationError, now: Instant) -> Self {
-        Self { patience, lost_at: now, tries: 0, next_try: now + FIRST_WAIT, error }
-    }
-
-    /// A try failed: says whether there is another.
-    pub(crate) fn failed(&mut self, error: ReplicationError, now: Instant) -> bool {
-        let may_pass = error.is_transient() || error.is_slot_active();
-        self.error = error;
-        self.tries += 1;
-        let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
-        let end = self.lost_at + self.patience;
-        // The last try is at the end of the patience, and not before.
-        self.next_try = (now + wait).min(end.max(now));
-        may_pass && now < end
-    }
-
-    /// The connection that had come back was lost again before it brought anything.
-    pub(crate) fn again(mut self, error: ReplicationError, now: Instant) -> Result<Self, Failure> {
-        if self.failed(error, now) { Ok(self) } else { Err(self.give_up()) }
-    }
-
-    /// No more tries.
-    pub(crate) fn give_up(&mut self) -> Failure {
-        let error = std::mem::replace(&mut self.error, ReplicationError::Closed);
-        let failure = error.into_failure();
-        if self.tries == 0 {
-            return failure;
-        }
-        let seconds = self.lost_at.elapsed().as_secs_f64();
-        let tries = self.tries;
-        Failure::new(format!(
-            "the replication connection was lost and did not come back in {seconds:.1} s ({tries} tries)"
-        ))
-        .because(failure)
     }
 }

@@ -13,9 +13,10 @@ use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
+use crate::reconnect::Reconnecting;
 use crate::replication::{Connection, ReplicationError};
 use crate::rowbinary::{Policy, Table};
-use crate::source::{LiveCatalogue, Opened, Reconnecting, Source, Terms};
+use crate::source::{LiveCatalogue, Opened, Source, Terms};
 use crate::stream::{Bounds, Machine, Settings, Writing};
 
 /// What a thread is to do.
@@ -213,14 +214,16 @@ impl Streaming {
             flush_concurrency: plan.max_flush_concurrency as usize,
             max_attempts: plan.max_attempts,
             spool_memory_bytes: plan.spool_memory_bytes,
-            spool_dir: plan.spool_dir,
+            spool_dir: plan.spool_dir.clone(),
             writing,
         };
-        let describe = LiveCatalogue::new(source.clone(), catalogue);
-        let unanswered = describe.unanswered();
+        let describe = LiveCatalogue::new(source.clone(), catalogue, &terms, &plan);
+        let interruption = describe.interruption();
+        let timeout = Duration::from_secs_f64(plan.receive_timeout_sec);
         let machine = Machine::new(settings, Box::new(describe), Instant::now());
         Receiver::new(source, terms, connection, machine, flusher)
-            .with_unanswered(unanswered)
+            .with_interruption(interruption)
+            .with_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()))
             .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
             .with_eager_reads(plan.eager_reads)
             .with_end(until_lsn)

@@ -352,6 +352,10 @@ pub struct Consumer {
     /// Seconds a lost replication connection may take to come back; 0 gives up at once.
     #[schemars(range(min = 0, max = 86_400))]
     pub reconnect_sec: f64,
+    /// Seconds without a byte from PostgreSQL, asked for a sign of life after half of them, at which
+    /// the connection counts as lost, as PostgreSQL's own `wal_receiver_timeout`; 0 waits for ever.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub receive_timeout_sec: f64,
     /// Version of pgoutput's protocol; absent: the newest the server has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4))]
@@ -413,6 +417,7 @@ impl Default for Consumer {
             max_in_flight_bytes: 24 * 1024 * 1024,
             max_attempts: 10,
             reconnect_sec: 120.0,
+            receive_timeout_sec: 60.0,
             protocol_version: None,
             streaming: Streaming::Off,
             two_phase: false,
@@ -476,7 +481,7 @@ pub enum Streaming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnFormat {
-    /// Binary if every published column's type can be read in it, else text.
+    /// Binary as long as every published column's type can be read in it, else text.
     Auto,
     /// Text.
     Text,

@@ -10,8 +10,9 @@ use super::handing::{Handing, Tally, Writer};
 use super::relations::{Published, Relation, Size, file_now, size_now};
 use super::rows::Rows;
 use super::session::{Session, Trouble};
+use crate::reconnect::Reconnecting;
 use crate::replication::ReplicationError;
-use crate::source::{Reconnecting, Source};
+use crate::source::Source;
 
 /// What those who copy share, and nobody changes.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! A connection to a server: made, read, written and ended.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -104,6 +104,29 @@ impl Connection {
         }
     }
 
+    /// Ends a stream, and waits for that at most so long: the server then has taken in all that it
+    /// was told. A socket that is closed with something unread in it may take that along.
+    pub fn end_stream(mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut out = BytesMut::new();
+        frontend::copy_done(&mut out);
+        let mut is_open = self.send(&out).is_ok();
+        while is_open {
+            is_open = match self.input.next_message() {
+                Ok(Some((b'c' | b'C' | b'E', _))) | Err(_) => false,
+                Ok(Some(_)) => true,
+                Ok(None) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    // No time at all would be no bound.
+                    !left.is_zero()
+                        && self.transport.set_read_timeout(Some(left)).is_ok()
+                        && self.fill().is_ok()
+                }
+            };
+        }
+        self.terminate();
+    }
+
     /// Ends the session politely, as far as that goes without waiting; a server that is gone
     /// already is no error.
     pub fn terminate(mut self) {
@@ -144,7 +167,6 @@ fn refuse_unsupported(address: &PostgresAddress) -> Result<(), ReplicationError>
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
-    use std::time::Instant;
 
     use super::*;
 

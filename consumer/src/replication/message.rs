@@ -39,7 +39,7 @@ pub fn frame(copy_data: &[u8]) -> Option<Frame<'_>> {
 }
 
 /// What a client tells the server about its progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatusUpdate {
     /// Received up to here.
     pub written_lsn: u64,
@@ -47,6 +47,8 @@ pub struct StatusUpdate {
     pub flushed_lsn: u64,
     /// The client's clock, in µs since the Unix epoch.
     pub now_us: i64,
+    /// Whether the server is to answer at once, with a keepalive.
+    pub asks_reply: bool,
 }
 
 impl StatusUpdate {
@@ -57,7 +59,7 @@ impl StatusUpdate {
     /// where rows become visible.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::LENGTH] {
-        let Self { written_lsn, flushed_lsn, now_us } = *self;
+        let Self { written_lsn, flushed_lsn, now_us, asks_reply } = *self;
         let mut out = [0; Self::LENGTH];
         out[0] = b'd';
         out[1..5].copy_from_slice(&38u32.to_be_bytes());
@@ -66,6 +68,7 @@ impl StatusUpdate {
         out[14..22].copy_from_slice(&flushed_lsn.to_be_bytes());
         out[22..30].copy_from_slice(&flushed_lsn.to_be_bytes());
         out[30..38].copy_from_slice(&(now_us - POSTGRES_EPOCH_US).to_be_bytes());
+        out[38] = asks_reply.into();
         out
     }
 }

@@ -28,6 +28,7 @@ mod initial_copy;
 mod interrupts;
 mod kills;
 mod load;
+mod losses;
 mod plans;
 mod refusals;
 mod trouble;
