@@ -3,6 +3,7 @@
 mod compress;
 mod files;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use walbench_phases::plan::{Consumer, MockLevel};
 
 use crate::rowbinary::Table;
 use crate::stream::{Batch, Work};
+use compress::Compressor;
 use files::Files;
 
 /// A destination for batches.
@@ -107,16 +109,19 @@ impl Sink {
     }
 }
 
+thread_local! {
+    static COMPRESSOR: RefCell<Compressor> = RefCell::default();
+}
+
 fn compress_parts(batch: &Batch) -> Written {
-    let mut written = Written::default();
-    let mut compressed = Vec::new();
-    for part in &batch.parts {
-        compressed.clear();
-        compress::blocks(&part.encoded, &mut compressed);
-        written.encoded_bytes += part.encoded.len() as u64;
-        written.sent_bytes += compressed.len() as u64;
-    }
-    written
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let mut written = Written::default();
+        for part in &batch.parts {
+            written.encoded_bytes += part.encoded.len() as u64;
+            written.sent_bytes += compressor.blocks(&part.encoded).len() as u64;
+        }
+        written
+    })
 }
 
 /// A destination table's name as a part of a file's, and of no other table's.
