@@ -9,7 +9,10 @@
 //! readers also say how long the stream took, from its first byte to its last, and `follow` until
 //! every row of it was durable: of what a start costs they need not be told apart by that.
 //!
-//! Then how late a reader is that reads late and large, at 100 transactions a second: commit →
+//! Then the peak memory of `follow` where it is put to the test: one transaction of two million rows,
+//! and a sink that is ten times too slow.
+//!
+//! And how late a reader is that reads late and large, at 100 transactions a second: commit →
 //! received of `follow` and of a `follow` that reads as soon as there is anything.
 #![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
 
@@ -112,7 +115,8 @@ fn main() {
             for turn in 0..READERS.len() {
                 // Nobody always comes first.
                 let reader = (turn + round) % READERS.len();
-                let drain = runtime.block_on(drain(&admin, &address, loaded, transport, reader));
+                let command = command(&address, loaded, transport, reader);
+                let drain = runtime.block_on(drain(&admin, loaded, command));
                 eprintln!(
                     "round {round} {} {transport} {}: {drain:?}",
                     loaded.name, READERS[reader]
@@ -121,12 +125,60 @@ fn main() {
             }
         }
     }
+    if wants("memory", &tables) {
+        runtime.block_on(memory(&admin, &address, &loaded));
+    }
     runtime.block_on(lags(&admin, &address, rounds));
     for ((table, loaded), transport) in pairs() {
         let readers: Vec<_> =
             (0..READERS.len()).map(|reader| &drains[&(table, transport, reader)]).collect();
         report(loaded, transport, &readers);
     }
+}
+
+/// Rows of a transaction that is larger than anybody's memory is to be.
+const LARGE_TRANSACTION_ROWS: u64 = 2_000_000;
+
+/// A flush takes so long that four at once, of 1,000 rows, get a tenth of what is drained above.
+const SLOW_SINK: &str = "--set=consumer.mock_delay_ms=170";
+
+/// Peak memory where there is most to keep.
+async fn memory(admin: &Client, address: &PostgresAddress, loaded: &[Loaded]) {
+    println!();
+    let print = |what: &str, drain: Drain| {
+        println!("{what}: {:.1} MB at most, {:.0} rows/s", drain.peak_mb, drain.rows_per_s);
+    };
+    for loaded in loaded {
+        let mut slow = command(address, loaded, "unix", ENCODE);
+        slow.arg(SLOW_SINK);
+        let what = format!("{}, a sink ten times too slow", loaded.name);
+        print(&what, drain(admin, loaded, slow).await);
+    }
+    let large = load_at_once(admin, LARGE_TRANSACTION_ROWS).await;
+    for streaming in ["off", "on"] {
+        let mut whole = command(address, &large, "unix", ENCODE);
+        whole.arg(format!("--set=consumer.streaming={streaming}"));
+        let what =
+            format!("one transaction of {LARGE_TRANSACTION_ROWS} rows, streaming {streaming}");
+        print(&what, drain(admin, &large, whole).await);
+    }
+}
+
+/// Rows of `event`, again and again, all in one transaction.
+async fn load_at_once(admin: &Client, rows: u64) -> Loaded {
+    let name = "large";
+    let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+    let table = "CREATE TABLE large AS SELECT * FROM event LIMIT 0;
+                 CREATE PUBLICATION large FOR TABLE large";
+    admin.batch_execute(table).await.unwrap();
+    admin.execute(slot, &[&name]).await.unwrap();
+    let insert = format!(
+        "INSERT INTO large SELECT event.* FROM event, generate_series(1, 1 + {rows} / \
+         (SELECT count(*) FROM event)) LIMIT {rows}"
+    );
+    assert_eq!(admin.execute(&insert, &[]).await.unwrap(), rows);
+    let end = admin.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    Loaded { name, rows, end }
 }
 
 /// Transactions a second at which lag is measured: a reader that is caught up.
@@ -253,16 +305,9 @@ async fn load(admin: &Client, address: &PostgresAddress, name: &'static str, row
     Loaded { name, rows: rows / TRANSACTION_ROWS * TRANSACTION_ROWS, end }
 }
 
-async fn drain(
-    admin: &Client,
-    address: &PostgresAddress,
-    loaded: &Loaded,
-    transport: &str,
-    reader: usize,
-) -> Drain {
+async fn drain(admin: &Client, loaded: &Loaded, mut command: Command) -> Drain {
     let copy = "SELECT pg_copy_logical_replication_slot($1, 'drain')";
     admin.execute(copy, &[&loaded.name]).await.unwrap();
-    let mut command = command(address, loaded, transport, reader);
     let (busy, used) = (machine_us(), children_us());
     let started = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -280,7 +325,7 @@ async fn drain(
         std::thread::sleep(LOOK);
     };
     let seconds = started.elapsed().as_secs_f64();
-    assert!(status.success(), "{}: {status}", READERS[reader]);
+    assert!(status.success(), "{command:?}: {status}");
     let reader_us = children_us() - used;
     // Less than a pipe holds, and so nobody had to read it before.
     let said = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
