@@ -19,6 +19,7 @@ mod sink;
 use boundary::{BOUNDARIES, Counts, ENDS};
 use check::Promise;
 use driver::run;
+pub(super) use plan::writing;
 
 use super::fault::{Fault, Planted};
 
