@@ -10,7 +10,7 @@ use super::confirmations::Ended;
 use super::fault::{Fault, is_planted};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
 use super::rows::{Account, Rows, Tables, Writing};
-use super::spool::{Spool, Spooling};
+use super::spool::{Next, Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
     Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
@@ -29,8 +29,9 @@ const STATUSES_IN_SILENCE: u32 = 4;
 /// And at most this often when more became durable: each costs the walsender a wake-up.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Spooled messages that are read in one go: more would hold up status updates.
-const ADVANCE_MESSAGES: usize = if cfg!(test) { 3 } else { 2_000 };
+/// Bytes of spooled messages that are read in one go, whether or not they were rolled back: more
+/// would hold up status updates.
+pub(super) const ADVANCE_BYTES: u64 = if cfg!(test) { 150 } else { 256 * 1024 };
 
 /// How a machine is set up.
 #[derive(Debug)]
@@ -402,24 +403,29 @@ impl Machine {
     /// As [`Self::copy_data`]; or the spool's file can't be read.
     pub(crate) fn advance(&mut self) -> Result<(), Failure> {
         let Some(mut replay) = self.replay.take() else { return Ok(()) };
-        for _ in 0..ADVANCE_MESSAGES {
-            if !self.has_room() {
-                break;
-            }
-            match replay.from.next().map_err(|e| spool_failed(&e))? {
-                Some((lsn, body)) => self.message(lsn, body)?,
-                None => {
-                    let Commit { commit_lsn, end_lsn, .. } = replay.commit;
-                    self.replay = Some(replay);
-                    self.end_replay();
-                    self.rows.commit(commit_lsn)?;
-                    self.end_at(end_lsn);
-                    return Ok(());
-                }
+        let read = self.read_on(&mut replay.from);
+        let Commit { commit_lsn, end_lsn, .. } = replay.commit;
+        // Also after an error: it knows the tables as they are to be when it is over.
+        self.replay = Some(replay);
+        if read? {
+            self.end_replay();
+            self.rows.commit(commit_lsn)?;
+            self.end_at(end_lsn);
+        }
+        Ok(())
+    }
+
+    /// Reads a spooled transaction on; says whether that was its end.
+    fn read_on(&mut self, from: &mut Spooling) -> Result<bool, Failure> {
+        let until_bytes = from.read_bytes() + ADVANCE_BYTES;
+        while self.has_room() && from.read_bytes() < until_bytes {
+            match from.next().map_err(|e| spool_failed(&e))? {
+                Next::Message(lsn, body) => self.message(lsn, body)?,
+                Next::RolledBack => {}
+                Next::End => return Ok(true),
             }
         }
-        self.replay = Some(replay);
-        Ok(())
+        Ok(false)
     }
 
     fn truncate(&mut self, relations: RelationIds<'_>) -> Result<(), Failure> {

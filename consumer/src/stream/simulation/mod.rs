@@ -6,6 +6,7 @@
 mod trace;
 
 mod boundary;
+mod cases;
 mod check;
 mod database;
 mod draw;
