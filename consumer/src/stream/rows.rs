@@ -1,6 +1,6 @@
 //! Changes become rows of the open batch: the only pass over what was received.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walbench_metrics::stamp::{self, Stamp};
@@ -38,7 +38,7 @@ pub(super) struct Rows {
     /// The table that rows are of; the next row's most often is the last one's.
     table: Option<(u32, Arc<Table>)>,
     /// Columns that were NULL though the catalogue says they never are.
-    widened: Vec<(u32, String)>,
+    widened: HashSet<(u32, String)>,
     pub(super) open: Batch,
     /// When what is read now arrived, in µs of the orchestrator's clock.
     pub(super) received_us: i64,
@@ -82,7 +82,7 @@ impl Rows {
             catalogue,
             tables: Tables::default(),
             table: None,
-            widened: Vec::new(),
+            widened: HashSet::new(),
             open: Batch::default(),
             received_us: 0,
             transaction: None,
@@ -283,7 +283,7 @@ impl Rows {
         if !wider.widen(column) {
             return Err(unencodable(error));
         }
-        self.widened.push((*relation, column.clone()));
+        self.widened.insert((*relation, column.clone()));
         *table = Arc::new(wider);
         Arc::make_mut(&mut self.tables).insert(*relation, table.clone());
         Ok(())
@@ -422,5 +422,19 @@ mod tests {
             assert_eq!(rows.open.parts[0].encoded, expected, "{old:?} {new}");
             assert_eq!(rows.open.rows, 1, "one change");
         }
+    }
+
+    #[test]
+    fn a_column_is_widened_once_however_often_its_table_is_as_it_was() {
+        let mut rows = rows(true);
+        let narrow = rows.tables();
+        for _ in 0..3 {
+            update(&mut rows, None, "ab-").unwrap();
+            assert!(rows.table_of(7).unwrap().columns[2].nullable);
+            rows.replace_tables(narrow.clone());
+        }
+        assert_eq!(rows.widened.len(), 1);
+        rows.describe(&Catalogue::new(true).0.relation()).unwrap();
+        assert!(rows.table_of(7).unwrap().columns[2].nullable, "it is not forgotten");
     }
 }
