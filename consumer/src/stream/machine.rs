@@ -33,6 +33,10 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 /// would hold up status updates.
 pub(super) const ADVANCE_BYTES: u64 = if cfg!(test) { 150 } else { 256 * 1024 };
 
+/// An empty batch may keep as much memory as so many full ones have bytes: buffers that grow are
+/// twice as large as what they hold, and one is of a table.
+const SPARE_IN_BATCHES: u64 = 4;
+
 /// How a machine is set up.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -191,9 +195,11 @@ impl Machine {
     /// Bytes in flight and what is kept beside them. Truncations, and transactions without rows,
     /// have nothing but the latter.
     #[inline]
-    fn memory_bytes(&self) -> u64 {
-        let ended = self.rows.open.mark.ended.len() * size_of::<Ended>();
-        self.in_flight_bytes() + self.flushes.overhead_bytes() + ended as u64
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let open = &self.rows.open;
+        let ended = open.mark.ended.len() * size_of::<Ended>();
+        let overhead_bytes = self.flushes.overhead_bytes() + open.overhead_bytes();
+        self.in_flight_bytes() + overhead_bytes + ended as u64
     }
 
     /// Whether [`Self::advance`] has something to do.
@@ -508,8 +514,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Keeps a batch's memory for the next, unless a large row made it large, or many tables did
+    /// that filled it in turn.
     fn recycle(&mut self, mut batch: Batch) {
-        if self.spare.len() < self.spare_limit {
+        let limit_bytes = self.bounds.bytes.saturating_mul(SPARE_IN_BATCHES);
+        if self.spare.len() < self.spare_limit && batch.capacity_bytes() <= limit_bytes {
             batch.clear();
             self.spare.push(batch);
         }
@@ -629,4 +638,25 @@ fn spool_failed(error: &std::io::Error) -> Failure {
     Failure::new("a transaction that is not committed yet can't be kept on disk")
         .caused_by(error)
         .hint("consumer.spool_dir names the folder for such files; streaming = \"off\" needs none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{machine, settings};
+    use super::*;
+
+    #[test]
+    fn a_batch_that_grew_large_is_not_kept() {
+        let bounds = Bounds { bytes: 1_000, ..settings().bounds };
+        let mut machine = machine(Settings { bounds, ..settings() });
+        let tables = [(); 5].map(|()| std::sync::Arc::default());
+        for (in_use, kept) in [(4, 1), (5, 1)] {
+            let mut batch = Batch::default();
+            for table in &tables[..in_use] {
+                batch.part(table).encoded.reserve_exact(1_000);
+            }
+            machine.recycle(batch);
+            assert_eq!(machine.spare.len(), kept, "{in_use} tables");
+        }
+    }
 }

@@ -20,6 +20,7 @@ mod sink;
 use boundary::{BOUNDARIES, Counts, ENDS};
 use check::Promise;
 use driver::run;
+pub(super) use cases::{machine, settings};
 pub(super) use plan::writing;
 
 use super::fault::{Fault, Planted};
