@@ -20,16 +20,12 @@ impl Sink {
             Message::Relation(ref relation) => self.table = Some(Table::new(relation, None, Policy::from(&Consumer::default()))),
             Message::Insert { new, .. } => self.row(new, None, RowKind::Present, lsn),
             Message::Update { old, new, .. } => {
-                let (old, whole) = match old {
-                    Some(OldTuple::Key(old)) => (Some(old), None),
-                    Some(OldTuple::Full(old)) => (Some(old), Some(old)),
-                    None => (None, None),
-                };
+                let old = old.map(|(OldTuple::Key(old) | OldTuple::Full(old))| old);
                 if let Some(old) = old {
                     assert!(old.values().all(|value| value.is_ok()), "walked to find its end");
                     assert_eq!(old.values().count(), old.columns());
                 }
-                self.row(new, whole, RowKind::Present, lsn);
+                self.row(new, old, RowKind::Present, lsn);
             }
             Message::Delete { old: OldTuple::Key(old) | OldTuple::Full(old), .. } => {
                 self.row(old, None, RowKind::Deleted, lsn);

@@ -93,9 +93,9 @@ impl Handing {
     /// Keeps a batch's memory for the next, unless a large row made it large.
     fn recycle(&self, mut batch: Batch) {
         batch.clear();
-        let bytes: usize = batch.parts.iter().map(|part| part.encoded.capacity()).sum();
+        let limit_bytes = self.bounds.bytes.saturating_mul(2);
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < self.spare_limit && bytes as u64 <= self.bounds.bytes.saturating_mul(2) {
+        if spare.len() < self.spare_limit && batch.capacity_bytes() <= limit_bytes {
             spare.push(batch);
         }
     }

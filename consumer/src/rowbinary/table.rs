@@ -157,8 +157,8 @@ impl Table {
     }
 
     /// Appends a row to `out`; on an error `out` is as it was. A value that the tuple leaves out
-    /// as unchanged is taken from `old`, the whole old row, where there is one. Returns how many
-    /// values were replaced by the nearest that ClickHouse's type can hold.
+    /// as unchanged is taken from `old`, the old row or its replica identity, where that has it.
+    /// Returns how many values were replaced by the nearest that ClickHouse's type can hold.
     ///
     /// # Errors
     /// The tuple can't be read, or a value has no form in ClickHouse.
@@ -292,6 +292,8 @@ impl Table {
         EncodeError::Columns { table: self.name.clone(), got, expected }
     }
 
+    /// What a column held before. An unchanged value that is left out is never NULL: where the old
+    /// tuple has NULL, the column is not of the replica identity, and its value is not known.
     #[cold]
     fn old_value<'a>(
         &self,
@@ -300,7 +302,7 @@ impl Table {
         column: &Column,
     ) -> Result<Value<'a>, EncodeError> {
         match old.and_then(|old| old.values().nth(index)) {
-            Some(Ok(value)) if value != Value::Unchanged => Ok(value),
+            Some(Ok(value @ (Value::Text(_) | Value::Binary(_)))) => Ok(value),
             Some(Err(source)) => Err(self.malformed(source)),
             _ => Err(EncodeError::Unchanged {
                 table: self.name.clone(),

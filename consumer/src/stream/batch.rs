@@ -113,6 +113,22 @@ impl Batch {
         self.rows >= bounds.rows || self.bytes >= bounds.bytes
     }
 
+    /// Bytes that it takes beside its rows. Where transactions are small these are more than the
+    /// rows are. Buffers that an empty one keeps for later are not counted: nothing would free them.
+    #[inline]
+    pub(crate) fn overhead_bytes(&self) -> u64 {
+        if self.rows == 0 {
+            return 0;
+        }
+        let parts = self.parts.len() * size_of::<Part>();
+        (parts + self.segments.len() * size_of::<Segment>()) as u64
+    }
+
+    /// Bytes that its buffers for rows could hold.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.encoded.capacity() as u64).sum()
+    }
+
     /// Its age counts from now, if it has rows and nobody has said so before. Whoever looks after
     /// batches calls this each time: a clock read for every row would cost more than it tells.
     pub(crate) fn seen(&mut self, now: Instant) {

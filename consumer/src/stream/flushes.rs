@@ -46,6 +46,14 @@ impl Work {
         }
     }
 
+    /// Bytes that are kept beside its rows.
+    fn overhead_bytes(&self) -> u64 {
+        match self {
+            Self::Write(batch) => batch.overhead_bytes(),
+            Self::Truncate(tables) => (tables.len() * size_of::<Arc<Table>>()) as u64,
+        }
+    }
+
     fn stands_alone(&self) -> bool {
         matches!(self, Self::Truncate(_))
     }
@@ -79,6 +87,8 @@ pub(crate) struct Flushes {
     /// What is under way stands alone.
     alone: bool,
     in_flight_bytes: u64,
+    /// Bytes that jobs take beside their rows.
+    overhead_bytes: u64,
     confirmations: Confirmations,
 }
 
@@ -94,6 +104,7 @@ impl Flushes {
             under_way: 0,
             alone: false,
             in_flight_bytes: 0,
+            overhead_bytes: 0,
             confirmations: Confirmations::new(confirmed_lsn),
         }
     }
@@ -103,6 +114,7 @@ impl Flushes {
     pub(crate) fn push(&mut self, work: Work, mark: &mut Mark) {
         let number = self.confirmations.cut(mark);
         self.in_flight_bytes += work.bytes();
+        self.overhead_bytes += work.overhead_bytes();
         self.waiting.push_back(Job { number, failures: 0, work });
     }
 
@@ -147,12 +159,17 @@ impl Flushes {
         if outcome == Outcome::Failed {
             return self.try_again(job, now).map(|()| None);
         }
-        self.in_flight_bytes -= job.work.bytes();
+        self.leave(&job.work);
         self.confirmations.acknowledge(job.number, ended);
         match job.work {
             Work::Write(batch) => Ok(Some(batch)),
             Work::Truncate(_) => Ok(None),
         }
+    }
+
+    fn leave(&mut self, work: &Work) {
+        self.in_flight_bytes -= work.bytes();
+        self.overhead_bytes -= work.overhead_bytes();
     }
 
     fn try_again(&mut self, mut job: Job, now: Instant) -> Result<(), GivenUp> {
@@ -161,7 +178,7 @@ impl Flushes {
             return Err(GivenUp { attempts: job.failures });
         }
         if is_planted(Fault::DropRetry) {
-            self.in_flight_bytes -= job.work.bytes();
+            self.leave(&job.work);
             self.confirmations.acknowledge(job.number, |_| ());
             return Ok(());
         }
@@ -196,7 +213,7 @@ impl Flushes {
     /// Bytes that are kept beside the rows: of jobs, and of transactions that wait for them.
     pub(crate) fn overhead_bytes(&self) -> u64 {
         let jobs = self.waiting.len() + self.again.len() + self.under_way;
-        (jobs * size_of::<Job>()) as u64 + self.confirmations.bytes()
+        self.overhead_bytes + (jobs * size_of::<Job>()) as u64 + self.confirmations.bytes()
     }
 
     /// Jobs that are not durable, and transactions that wait for that.

@@ -10,7 +10,7 @@ use super::confirmations::Ended;
 use super::fault::{Fault, is_planted};
 use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
 use super::rows::{Account, Rows, Tables, Writing};
-use super::spool::{Spool, Spooling};
+use super::spool::{Next, Spool, Spooling};
 use crate::delivery::Delivered;
 use crate::pgoutput::{
     Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
@@ -29,8 +29,13 @@ const STATUSES_IN_SILENCE: u32 = 4;
 /// And at most this often when more became durable: each costs the walsender a wake-up.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Spooled messages that are read in one go: more would hold up status updates.
-const ADVANCE_MESSAGES: usize = if cfg!(test) { 3 } else { 2_000 };
+/// Bytes of spooled messages that are read in one go, whether or not they were rolled back: more
+/// would hold up status updates.
+pub(super) const ADVANCE_BYTES: u64 = if cfg!(test) { 150 } else { 256 * 1024 };
+
+/// An empty batch may keep as much memory as so many full ones have bytes: buffers that grow are
+/// twice as large as what they hold, and one is of a table.
+const SPARE_IN_BATCHES: u64 = 4;
 
 /// How a machine is set up.
 #[derive(Debug)]
@@ -190,9 +195,11 @@ impl Machine {
     /// Bytes in flight and what is kept beside them. Truncations, and transactions without rows,
     /// have nothing but the latter.
     #[inline]
-    fn memory_bytes(&self) -> u64 {
-        let ended = self.rows.open.mark.ended.len() * size_of::<Ended>();
-        self.in_flight_bytes() + self.flushes.overhead_bytes() + ended as u64
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let open = &self.rows.open;
+        let ended = open.mark.ended.len() * size_of::<Ended>();
+        let overhead_bytes = self.flushes.overhead_bytes() + open.overhead_bytes();
+        self.in_flight_bytes() + overhead_bytes + ended as u64
     }
 
     /// Whether [`Self::advance`] has something to do.
@@ -402,24 +409,29 @@ impl Machine {
     /// As [`Self::copy_data`]; or the spool's file can't be read.
     pub(crate) fn advance(&mut self) -> Result<(), Failure> {
         let Some(mut replay) = self.replay.take() else { return Ok(()) };
-        for _ in 0..ADVANCE_MESSAGES {
-            if !self.has_room() {
-                break;
-            }
-            match replay.from.next().map_err(|e| spool_failed(&e))? {
-                Some((lsn, body)) => self.message(lsn, body)?,
-                None => {
-                    let Commit { commit_lsn, end_lsn, .. } = replay.commit;
-                    self.replay = Some(replay);
-                    self.end_replay();
-                    self.rows.commit(commit_lsn)?;
-                    self.end_at(end_lsn);
-                    return Ok(());
-                }
+        let read = self.read_on(&mut replay.from);
+        let Commit { commit_lsn, end_lsn, .. } = replay.commit;
+        // Also after an error: it knows the tables as they are to be when it is over.
+        self.replay = Some(replay);
+        if read? {
+            self.end_replay();
+            self.rows.commit(commit_lsn)?;
+            self.end_at(end_lsn);
+        }
+        Ok(())
+    }
+
+    /// Reads a spooled transaction on; says whether that was its end.
+    fn read_on(&mut self, from: &mut Spooling) -> Result<bool, Failure> {
+        let until_bytes = from.read_bytes() + ADVANCE_BYTES;
+        while self.has_room() && from.read_bytes() < until_bytes {
+            match from.next().map_err(|e| spool_failed(&e))? {
+                Next::Message(lsn, body) => self.message(lsn, body)?,
+                Next::RolledBack => {}
+                Next::End => return Ok(true),
             }
         }
-        self.replay = Some(replay);
-        Ok(())
+        Ok(false)
     }
 
     fn truncate(&mut self, relations: RelationIds<'_>) -> Result<(), Failure> {
@@ -502,8 +514,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Keeps a batch's memory for the next, unless a large row made it large, or many tables did
+    /// that filled it in turn.
     fn recycle(&mut self, mut batch: Batch) {
-        if self.spare.len() < self.spare_limit {
+        let limit_bytes = self.bounds.bytes.saturating_mul(SPARE_IN_BATCHES);
+        if self.spare.len() < self.spare_limit && batch.capacity_bytes() <= limit_bytes {
             batch.clear();
             self.spare.push(batch);
         }
@@ -623,4 +638,25 @@ fn spool_failed(error: &std::io::Error) -> Failure {
     Failure::new("a transaction that is not committed yet can't be kept on disk")
         .caused_by(error)
         .hint("consumer.spool_dir names the folder for such files; streaming = \"off\" needs none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{machine, settings};
+    use super::*;
+
+    #[test]
+    fn a_batch_that_grew_large_is_not_kept() {
+        let bounds = Bounds { bytes: 1_000, ..settings().bounds };
+        let mut machine = machine(Settings { bounds, ..settings() });
+        let tables = [(); 5].map(|()| std::sync::Arc::default());
+        for (in_use, kept) in [(4, 1), (5, 1)] {
+            let mut batch = Batch::default();
+            for table in &tables[..in_use] {
+                batch.part(table).encoded.reserve_exact(1_000);
+            }
+            machine.recycle(batch);
+            assert_eq!(machine.spare.len(), kept, "{in_use} tables");
+        }
+    }
 }

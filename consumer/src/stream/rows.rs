@@ -1,6 +1,6 @@
 //! Changes become rows of the open batch: the only pass over what was received.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walbench_metrics::stamp::{self, Stamp};
@@ -38,7 +38,7 @@ pub(super) struct Rows {
     /// The table that rows are of; the next row's most often is the last one's.
     table: Option<(u32, Arc<Table>)>,
     /// Columns that were NULL though the catalogue says they never are.
-    widened: Vec<(u32, String)>,
+    widened: HashSet<(u32, String)>,
     pub(super) open: Batch,
     /// When what is read now arrived, in µs of the orchestrator's clock.
     pub(super) received_us: i64,
@@ -82,7 +82,7 @@ impl Rows {
             catalogue,
             tables: Tables::default(),
             table: None,
-            widened: Vec::new(),
+            widened: HashSet::new(),
             open: Batch::default(),
             received_us: 0,
             transaction: None,
@@ -225,8 +225,7 @@ impl Rows {
         if self.table.as_ref().is_some_and(|(_, table)| table.key_differs(old_row, new)) {
             bytes += self.write(old_row, None, RowKind::Deleted, lsn)?;
         }
-        let whole = matches!(old, Some(OldTuple::Full(_))).then_some(old_row);
-        bytes += self.write(new, whole, RowKind::Present, lsn)?;
+        bytes += self.write(new, Some(old_row), RowKind::Present, lsn)?;
         self.count(bytes, lsn)
     }
 
@@ -284,7 +283,7 @@ impl Rows {
         if !wider.widen(column) {
             return Err(unencodable(error));
         }
-        self.widened.push((*relation, column.clone()));
+        self.widened.insert((*relation, column.clone()));
         *table = Arc::new(wider);
         Arc::make_mut(&mut self.tables).insert(*relation, table.clone());
         Ok(())
@@ -320,5 +319,122 @@ fn unencodable(error: &EncodeError) -> Failure {
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::Message;
+    use crate::rowbinary::{Facts, SourceType, TableFacts};
+    use crate::stream::simulation::writing;
+
+    const LSN: u64 = 8;
+
+    /// A catalogue of one table: a key of two columns and another one, all of them text.
+    struct Catalogue(TableFacts);
+
+    impl Catalogue {
+        fn new(not_null: bool) -> Self {
+            let column = |name: &str| Facts {
+                name: name.into(),
+                not_null,
+                primary_key: name != "note",
+                identity: name != "note",
+                published: true,
+                type_oid: 25,
+                type_modifier: -1,
+                source: SourceType::of(25),
+            };
+            let columns = ["large", "small", "note"].map(column).into();
+            let (namespace, name) = ("public".into(), "t".into());
+            let identity = crate::pgoutput::ReplicaIdentity::Default;
+            Self(TableFacts { oid: 7, namespace, name, identity, columns })
+        }
+    }
+
+    impl Describe for Catalogue {
+        fn learn(&mut self, _relation: &Relation<'_>) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn facts(&self, _relation: u32) -> Option<&TableFacts> {
+            Some(&self.0)
+        }
+    }
+
+    /// Rows of that table, in a transaction.
+    fn rows(not_null: bool) -> Rows {
+        let catalogue = Catalogue::new(not_null);
+        let facts = catalogue.0.clone();
+        let mut rows = Rows::new(writing(), Box::new(catalogue));
+        rows.describe(&facts.relation()).unwrap();
+        rows.begin(LSN, 0).unwrap();
+        rows
+    }
+
+    /// A tuple as it is sent: values are letters, `-` is NULL and `=` is left out as unchanged.
+    fn tuple(tag: u8, values: &str) -> Vec<u8> {
+        let values = values.bytes().flat_map(|value| match value {
+            b'-' => vec![b'n'],
+            b'=' => vec![b'u'],
+            letter => vec![b't', 0, 0, 0, 1, letter],
+        });
+        [tag, 0, 3].into_iter().chain(values).collect()
+    }
+
+    fn update(rows: &mut Rows, old: Option<(u8, &str)>, new: &str) -> Result<(), Failure> {
+        let old = old.map(|(tag, values)| tuple(tag, values)).unwrap_or_default();
+        let body = [b"U\0\0\0\x07".as_slice(), &old, &tuple(b'N', new)].concat();
+        match Message::decode(&body).unwrap() {
+            Message::Update { relation, old, new } => rows.update(relation, old, new, LSN),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A row as it is written, where `note` may be NULL.
+    fn written(large: u8, small: u8, note: Option<u8>, is_deleted: bool) -> Vec<u8> {
+        let note = note.map_or(vec![1], |note| vec![0, 1, note]);
+        let head = [&[1, large, 1, small], note.as_slice(), &LSN.to_le_bytes()].concat();
+        [head, vec![is_deleted.into()]].concat()
+    }
+
+    #[test]
+    fn an_unchanged_value_is_taken_from_the_old_row_where_that_has_it() {
+        let present = |large, small, note| written(large, small, Some(note), false);
+        let moved = [written(b'L', b'a', None, true), present(b'L', b's', b'n')].concat();
+        for (old, new, expected) in [
+            (Some((b'K', "Ls-")), "=sn", Some(present(b'L', b's', b'n'))),
+            (Some((b'K', "La-")), "=sn", Some(moved)),
+            (Some((b'O', "LsN")), "=s=", Some(present(b'L', b's', b'N'))),
+            // Not a column of the key.
+            (Some((b'K', "Ls-")), "=s=", None),
+            (None, "=sn", None),
+        ] {
+            let mut rows = rows(false);
+            let updated = update(&mut rows, old, new);
+            let Some(expected) = expected else {
+                let failure = updated.unwrap_err().to_string();
+                assert!(failure.contains("left unchanged"), "{old:?} {new}: {failure}");
+                continue;
+            };
+            updated.unwrap();
+            assert_eq!(rows.open.parts[0].encoded, expected, "{old:?} {new}");
+            assert_eq!(rows.open.rows, 1, "one change");
+        }
+    }
+
+    #[test]
+    fn a_column_is_widened_once_however_often_its_table_is_as_it_was() {
+        let mut rows = rows(true);
+        let narrow = rows.tables();
+        for _ in 0..3 {
+            update(&mut rows, None, "ab-").unwrap();
+            assert!(rows.table_of(7).unwrap().columns[2].nullable);
+            rows.replace_tables(narrow.clone());
+        }
+        assert_eq!(rows.widened.len(), 1);
+        rows.describe(&Catalogue::new(true).0.relation()).unwrap();
+        assert!(rows.table_of(7).unwrap().columns[2].nullable, "it is not forgotten");
     }
 }

@@ -131,7 +131,7 @@ impl Spool {
                 Box::new(file.chain(Cursor::new(memory)))
             }
         };
-        Ok(Spooling { from, aborted, body: Vec::new() })
+        Ok(Spooling { from, aborted, body: Vec::new(), read_bytes: 0 })
     }
 }
 
@@ -140,30 +140,47 @@ pub(crate) struct Spooling {
     from: Box<dyn Read + Send>,
     aborted: HashSet<u32>,
     body: Vec<u8>,
+    read_bytes: u64,
+}
+
+/// What comes next of a spooled transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<'a> {
+    /// A message, with its position.
+    Message(u64, &'a [u8]),
+    /// A message of a part that was rolled back.
+    RolledBack,
+    /// Nothing.
+    End,
 }
 
 impl Spooling {
-    /// The next message that was not rolled back, with its position.
+    /// The next message.
     ///
     /// # Errors
     /// The file can't be read.
-    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
-        loop {
-            let mut header = [0; HEADER_BYTES];
-            if let Err(error) = self.from.read_exact(&mut header) {
-                let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
-                return if is_end { Ok(None) } else { Err(error) };
-            }
-            let [l0, l1, l2, l3, l4, l5, l6, l7, s0, s1, s2, s3, n0, n1, n2, n3] = header;
-            let lsn = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-            let length = u32::from_le_bytes([n0, n1, n2, n3]) as usize;
-            self.body.resize(length, 0);
-            self.from.read_exact(&mut self.body)?;
-            let is_aborted = self.aborted.contains(&u32::from_le_bytes([s0, s1, s2, s3]));
-            if !is_aborted || is_planted(Fault::KeepAborted) {
-                return Ok(Some((lsn, &self.body)));
-            }
+    pub(crate) fn next(&mut self) -> io::Result<Next<'_>> {
+        let mut header = [0; HEADER_BYTES];
+        if let Err(error) = self.from.read_exact(&mut header) {
+            let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
+            return if is_end { Ok(Next::End) } else { Err(error) };
         }
+        let [l0, l1, l2, l3, l4, l5, l6, l7, s0, s1, s2, s3, n0, n1, n2, n3] = header;
+        let lsn = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
+        let length = u32::from_le_bytes([n0, n1, n2, n3]) as usize;
+        self.body.resize(length, 0);
+        self.from.read_exact(&mut self.body)?;
+        self.read_bytes += (HEADER_BYTES + length) as u64;
+        let is_aborted = self.aborted.contains(&u32::from_le_bytes([s0, s1, s2, s3]));
+        if is_aborted && !is_planted(Fault::KeepAborted) {
+            return Ok(Next::RolledBack);
+        }
+        Ok(Next::Message(lsn, &self.body))
+    }
+
+    /// Bytes that were read of it so far, rolled back or not.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 }
 
@@ -182,10 +199,13 @@ mod tests {
     fn read(spool: &mut Spool, xid: u32) -> Vec<(u64, Vec<u8>)> {
         let mut spooling = spool.take(xid).unwrap();
         let mut read = Vec::new();
-        while let Some((lsn, body)) = spooling.next().unwrap() {
-            read.push((lsn, body.to_vec()));
+        loop {
+            match spooling.next().unwrap() {
+                Next::Message(lsn, body) => read.push((lsn, body.to_vec())),
+                Next::RolledBack => {}
+                Next::End => return read,
+            }
         }
-        read
     }
 
     proptest! {

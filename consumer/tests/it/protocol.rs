@@ -4,14 +4,16 @@ use std::io;
 use std::time::Duration;
 
 use walbench_consumer::pgoutput::{
-    Begin, Commit, CommitPrepared, LogicalMessage, Message, Prepared, RollbackPrepared,
+    Begin, Commit, CommitPrepared, LogicalMessage, Message, OldTuple, Prepared, RollbackPrepared,
     StreamAbort, Tuple, Type, Value, streamed_xid,
 };
 use walbench_consumer::replication::{Connection, Frame, Stream, frame};
+use walbench_consumer::rowbinary::{RowKind, Table};
 use walbench_metrics::clock::wall_us;
 
 use crate::cluster::Version;
 use crate::database::{Database, PUBLICATION, on_every_server};
+use crate::rows::POLICY;
 
 on_every_server![
     a_large_transaction_comes_in_parts_before_it_is_committed,
@@ -24,6 +26,7 @@ on_every_server![
     logical_messages_come_in_their_transaction_or_at_once,
     types_are_named_before_their_table,
     an_origin_is_named_behind_the_beginning,
+    an_unchanged_large_key_comes_as_the_old_one,
 ];
 
 const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, note text)";
@@ -527,4 +530,56 @@ async fn an_origin_is_named_behind_the_beginning(version: Version) {
         messages.last(),
         Some((None, Message::StreamCommit { commit, .. })) if commit.commit_us == there_us
     ));
+}
+
+async fn an_unchanged_large_key_comes_as_the_old_one(version: Version) {
+    let table = "CREATE TABLE t (id bigint, k text, note text, large text, PRIMARY KEY (id, k)); \
+                 ALTER TABLE t ALTER k SET STORAGE EXTERNAL, ALTER large SET STORAGE EXTERNAL";
+    let database = Database::with(version, table).await;
+    // A row beyond 2 KB goes out of line; the index takes 2704 bytes and compresses nothing of this.
+    let key = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 80) n)";
+    database.execute(&format!("INSERT INTO t VALUES (1, {key}, 'a')")).await;
+    database.execute("UPDATE t SET note = 'b'").await;
+    database.execute("UPDATE t SET large = repeat('x', 5000)").await;
+    database.execute("UPDATE t SET id = 2").await;
+    let mut reader = Reader::start(&database, |_| {});
+    for _ in 0..4 {
+        reader.until(|_, message| matches!(message, Message::Commit(_)));
+    }
+
+    let messages = decoded(&reader);
+    let tables = messages.iter().find_map(|(_, message)| match message {
+        Message::Relation(relation) => Some(Table::new(relation, None, POLICY)),
+        _ => None,
+    });
+    let table = tables.unwrap();
+    let updates = messages.iter().filter_map(|(_, message)| match message {
+        Message::Update { old, new, .. } => Some((*old, *new)),
+        _ => None,
+    });
+    let [noted, enlarged, moved] = updates.collect::<Vec<_>>()[..] else {
+        panic!("{messages:?}");
+    };
+    for (old, new) in [noted, enlarged] {
+        let Some(OldTuple::Key(old)) = old else { panic!("{old:?}") };
+        let (old_values, new_values): (Vec<_>, Vec<_>) = (
+            old.values().map(Result::unwrap).collect(),
+            new.values().map(Result::unwrap).collect(),
+        );
+        assert!(
+            matches!(old_values[..], [Value::Text(b"1"), Value::Text(k), Value::Null, Value::Null] if k.len() == 2_560)
+        );
+        assert_eq!(new_values[..2], [Value::Text(b"1"), Value::Unchanged]);
+        assert!(!table.key_differs(old, new));
+        let (mut from_old, mut alone) = (Vec::new(), Vec::new());
+        table.encode(new, Some(old), RowKind::Present, 7, &mut from_old).unwrap();
+        let Value::Text(k) = old_values[1] else { panic!("{old_values:?}") };
+        assert!(from_old.windows(k.len()).any(|bytes| bytes == k));
+        table.encode(new, None, RowKind::Present, 7, &mut alone).unwrap_err();
+    }
+    // What is not of the key is not in the old one.
+    let (Some(OldTuple::Key(old)), new) = moved else { panic!("{moved:?}") };
+    assert!(table.key_differs(old, new));
+    let refused = table.encode(new, Some(old), RowKind::Present, 7, &mut Vec::new()).unwrap_err();
+    assert!(refused.to_string().starts_with("public.t.large is a large value"), "{refused}");
 }

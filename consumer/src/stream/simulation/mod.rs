@@ -6,6 +6,7 @@
 mod trace;
 
 mod boundary;
+mod cases;
 mod check;
 mod database;
 mod draw;
@@ -19,6 +20,8 @@ mod sink;
 use boundary::{BOUNDARIES, Counts, ENDS};
 use check::Promise;
 use driver::run;
+pub(super) use cases::{machine, settings};
+pub(super) use plan::writing;
 
 use super::fault::{Fault, Planted};
 

@@ -88,7 +88,7 @@ impl Plan {
 }
 
 /// How rows are written.
-pub(super) fn writing() -> Writing {
+pub(in crate::stream) fn writing() -> Writing {
     let policy = Policy { out_of_range: OutOfRange::Refuse, arrays: Arrays::Array };
     Writing { run: RUN, server_correction_us: 0, encode: true, policy }
 }
