@@ -170,8 +170,7 @@ impl Receiver {
         while !self.machine.is_idle() && Instant::now() < deadline {
             self.machine.cut();
             if self.machine.wants_to_advance() {
-                self.machine.advance()?;
-                self.tell_recorder(0);
+                self.advance_at_end()?;
             }
             self.flush()?;
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
@@ -187,6 +186,16 @@ impl Receiver {
             connection.terminate();
         }
         Ok((self.machine.into_delivered(), self.read))
+    }
+
+    /// What the catalogue can't be asked at the end comes again after a restart.
+    fn advance_at_end(&mut self) -> Result<(), Failure> {
+        if let Err(failure) = self.machine.advance() {
+            self.unanswered.take().ok_or(failure)?;
+            self.machine.disconnected();
+        }
+        self.tell_recorder(0);
+        Ok(())
     }
 
     /// Takes what the sink has done and gives it what there is to do.
@@ -362,7 +371,8 @@ impl Receiver {
 
     fn reconnect(&mut self) -> Result<(), Failure> {
         let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.machine.resume_lsn());
-        match self.source.resume(&self.terms, confirmed_lsn, resume_lsn) {
+        let seen_lsn = self.machine.seen_lsn();
+        match self.source.resume(&self.terms, confirmed_lsn, resume_lsn, seen_lsn) {
             Ok(connection) => {
                 if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection))
                 {
