@@ -186,8 +186,7 @@ impl Receiver {
         while !self.machine.is_idle() && Instant::now() < deadline {
             self.machine.cut();
             if self.machine.wants_to_advance() {
-                self.machine.advance()?;
-                self.tell_recorder(0);
+                self.advance_at_end()?;
             }
             self.flush()?;
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
@@ -203,6 +202,16 @@ impl Receiver {
             connection.end_stream(FAREWELL_TIMEOUT);
         }
         Ok((self.machine.into_delivered(), self.read))
+    }
+
+    /// What the catalogue can't be asked at the end comes again after a restart.
+    fn advance_at_end(&mut self) -> Result<(), Failure> {
+        if let Err(failure) = self.machine.advance() {
+            self.unanswered.take().ok_or(failure)?;
+            self.machine.disconnected();
+        }
+        self.tell_recorder(0);
+        Ok(())
     }
 
     /// Takes what the sink has done and gives it what there is to do.
@@ -404,7 +413,8 @@ impl Receiver {
                     (self.source.clone(), self.terms.clone(), self.flusher.clone());
                 self.resumed_lsn = self.machine.resume_lsn();
                 let (confirmed_lsn, resume_lsn) = (self.machine.confirmed_lsn(), self.resumed_lsn);
-                let connect = move || source.resume(&terms, confirmed_lsn, resume_lsn);
+                let seen_lsn = self.machine.seen_lsn();
+                let connect = move || source.resume(&terms, confirmed_lsn, resume_lsn, seen_lsn);
                 reconnecting.try_now(connect, move || flusher.waker.wake())
             }
             Next::Back(connection) => {

@@ -114,12 +114,13 @@ impl Source {
     }
 
     /// Connects again and goes on behind what was received, at `resume_lsn`: PostgreSQL starts at a
-    /// position behind the slot's as well.
+    /// position behind the slot's as well. A server that has sent it has WAL up to `seen_lsn`.
     pub(crate) fn resume(
         &self,
         terms: &Terms,
         confirmed_lsn: u64,
         resume_lsn: u64,
+        seen_lsn: u64,
     ) -> Result<Connection, ReplicationError> {
         let mut connection = self.connection()?;
         let identity = connection.identify()?;
@@ -128,8 +129,8 @@ impl Source {
             return Err(ReplicationError::ServerChanged { ours, theirs });
         }
         // PostgreSQL would start at a position that it has not reached, and skip what comes before.
-        if identity.wal_end_lsn < resume_lsn {
-            let (ours, theirs) = (resume_lsn, identity.wal_end_lsn);
+        if identity.wal_end_lsn < seen_lsn {
+            let (ours, theirs) = (seen_lsn, identity.wal_end_lsn);
             return Err(ReplicationError::WalLost { ours, theirs });
         }
         connection.check_slot(&self.slot, Some(confirmed_lsn))?;

@@ -194,7 +194,8 @@ impl Streaming {
             self.until_lsn = self.until_lsn.max(connection.wal_end()?);
             connection.terminate();
         }
-        self.source.resume(&self.terms, self.confirmed_lsn, self.confirmed_lsn)
+        let Self { terms, confirmed_lsn, .. } = self;
+        self.source.resume(terms, *confirmed_lsn, *confirmed_lsn, *confirmed_lsn)
     }
 
     /// Takes over a connection whose stream was started.

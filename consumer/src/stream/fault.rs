@@ -40,6 +40,20 @@ pub(super) enum Fault {
     KeepReceived,
     /// Nothing holds back a stream that comes faster than the sink takes it.
     IgnoreRoom,
+    /// What can't be looked up is passed over.
+    PassOverUnanswered,
+    /// The slot is confirmed at the end behind what was not durable in time. As the two that follow
+    /// it is of what drives a machine.
+    #[cfg(test)]
+    ConfirmGivenUp,
+    /// The end that was set is one when it was received, durable or not.
+    #[cfg(test)]
+    EndWhenReceived,
+    /// A server whose WAL ends before what was received is followed on.
+    #[cfg(test)]
+    FollowOlderServer,
+    /// A server may have lost a transaction that was received in part.
+    ForgetBegun,
 }
 
 #[cfg(test)]

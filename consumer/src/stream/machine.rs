@@ -262,10 +262,12 @@ impl Machine {
             }
             Message::Relation(relation) => self.rows.describe(&relation),
             Message::Truncate { relations, .. } => self.truncate(relations),
-            Message::StreamStart { xid, .. } => self.enter(xid, Inside::Block { xid }, lsn),
+            Message::StreamStart { xid, first_segment } => {
+                self.enter(xid, Inside::Block { xid }, first_segment, lsn)
+            }
             Message::BeginPrepare(begin) => {
                 let inside = Inside::Preparing { xid: begin.xid, tables: self.rows.tables() };
-                self.enter(begin.xid, inside, lsn)
+                self.enter(begin.xid, inside, true, lsn)
             }
             Message::StreamAbort(abort) => {
                 self.spool.abort(abort.xid, abort.subxid);
@@ -313,10 +315,15 @@ impl Machine {
         }
     }
 
-    fn enter(&mut self, xid: u32, inside: Inside, lsn: u64) -> Result<(), Failure> {
+    /// A part of a transaction comes that is not committed. Its first part may come twice: where a
+    /// slot came to know of two-phase commit behind a PREPARE that it sends, it sends that again.
+    fn enter(&mut self, xid: u32, inside: Inside, is_first: bool, lsn: u64) -> Result<(), Failure> {
         if self.rows.in_transaction() {
             let text = format!("a transaction begins inside another at {}", lsn_text(lsn));
             return Err(protocol(text));
+        }
+        if is_first {
+            self.spool.forget(xid);
         }
         self.spool.open(xid);
         self.inside = Some(inside);
@@ -572,6 +579,13 @@ impl Machine {
         self.held_back(self.flushes.cut_lsn()).max(confirmed_lsn)
     }
 
+    /// A server that has sent what was received has WAL up to here. Rows of a transaction that was
+    /// received in part may be at the sink already, though it comes again as a whole.
+    pub(crate) fn seen_lsn(&mut self) -> u64 {
+        let begun_lsn = if is_planted(Fault::ForgetBegun) { 0 } else { self.rows.begun_lsn };
+        self.resume_lsn().max(begun_lsn)
+    }
+
     /// This position, or the oldest PREPARE that is needed if everything before it was seen.
     fn held_back(&self, lsn: u64) -> u64 {
         if is_planted(Fault::ForgetHold) {
@@ -598,6 +612,12 @@ impl Machine {
     pub(super) fn remembered(&self) -> (u64, u64) {
         let (jobs, transactions) = self.flushes.remembered();
         (jobs, transactions + self.rows.open.mark.ended.len() as u64)
+    }
+
+    /// Transactions that are kept because they are not committed.
+    #[cfg(test)]
+    pub(super) fn spooled(&self) -> usize {
+        self.spool.len()
     }
 
     /// Rows of the open batch.

@@ -102,6 +102,12 @@ impl Spool {
         self.transactions.contains_key(&xid)
     }
 
+    /// Transactions that are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.transactions.len()
+    }
+
     /// Drops a transaction.
     pub(crate) fn forget(&mut self, xid: u32) {
         if let Some(spooled) = self.transactions.remove(&xid) {

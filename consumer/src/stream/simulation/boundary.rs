@@ -56,10 +56,18 @@ pub(super) enum End {
     Quiet,
     /// The sink fails for good, and the consumer with it.
     Dead,
+    /// The catalogue could not be asked, and the stream begins anew.
+    Unanswered,
+    /// The consumer is stopped, and the sink is too slow for it.
+    GiveUp,
+    /// The consumer ends by itself at a position that was set.
+    Until,
+    /// The server comes back as it was before.
+    Rewind,
 }
 
 /// All of them.
-pub(super) const ENDS: [End; 8] = [
+pub(super) const ENDS: [End; 12] = [
     End::Cut,
     End::Crash,
     End::Kill,
@@ -68,6 +76,10 @@ pub(super) const ENDS: [End; 8] = [
     End::Stop,
     End::Quiet,
     End::Dead,
+    End::Unanswered,
+    End::GiveUp,
+    End::Until,
+    End::Rewind,
 ];
 
 /// How often what happened.
@@ -78,6 +90,8 @@ pub(super) struct Counts {
     pub at: [u64; BOUNDARIES.len()],
     /// Cycles that ended in each way.
     pub ends: [u64; ENDS.len()],
+    /// Servers that were refused because they had lost WAL.
+    pub refusals: u64,
     pub messages: u64,
     pub transactions: u64,
 }

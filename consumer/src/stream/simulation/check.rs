@@ -186,7 +186,10 @@ pub(super) fn ledger(
     if delivered.out_of_order > 0 || delivered.ledger.accounts().count() > 1 {
         return broken(format!("{delivered:?}"));
     }
-    let is_gone = |sequence: u64| database.txns[sequence as usize].state != State::Committed;
+    let is_gone = |sequence: u64| {
+        let txn = database.txns.get(sequence as usize);
+        txn.is_none_or(|txn| txn.state != State::Committed)
+    };
     let ranges = account.into_iter().flat_map(|account| account.sequences.ranges());
     match ranges.flat_map(|(first, last)| first..=last).find(|sequence| is_gone(*sequence)) {
         Some(sequence) => broken(format!("transaction number {sequence} was not committed")),

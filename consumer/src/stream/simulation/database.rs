@@ -102,7 +102,7 @@ pub(super) enum State {
 }
 
 /// A transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Txn {
     pub xid: u32,
     /// Its number, as its stamp has it.
@@ -122,7 +122,7 @@ pub(super) struct Txn {
 }
 
 /// An open subtransaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sub {
     xid: u32,
     first_change: usize,
@@ -146,7 +146,7 @@ pub(super) struct Version {
 }
 
 /// What is committed: what a sink must hold in the end.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     pub keyed: [[Option<Version>; KEYS]; KEYED],
     pub log: Vec<u64>,
@@ -169,6 +169,7 @@ pub(super) struct Habits {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub(super) struct Database {
     pub habits: Habits,
     pub txns: Vec<Txn>,
@@ -207,6 +208,12 @@ impl Database {
     /// Position behind everything.
     pub(super) fn end_lsn(&self) -> u64 {
         self.wal.last().map_or(self.next_lsn, |(span, _)| span.end_lsn)
+    }
+
+    /// Becomes what it was at an earlier time. What is written from there on is none of what was
+    /// lost.
+    pub(super) fn rewind(&mut self, earlier: Self) {
+        *self = Self { next_value: self.next_value, ..earlier };
     }
 
     /// Something happens.

@@ -17,10 +17,10 @@ mod replay;
 mod server;
 mod sink;
 
-use boundary::{BOUNDARIES, Counts, ENDS};
+use boundary::{BOUNDARIES, Counts, ENDS, End};
+pub(super) use cases::{machine, settings};
 use check::Promise;
 use driver::run;
-pub(super) use cases::{machine, settings};
 pub(super) use plan::writing;
 
 use super::fault::{Fault, Planted};
@@ -68,6 +68,7 @@ fn add(counts: &mut Counts, more: &Counts) {
     counts.cycles += more.cycles;
     counts.messages += more.messages;
     counts.transactions += more.transactions;
+    counts.refusals += more.refusals;
     counts.at.iter_mut().zip(more.at).for_each(|(sum, n)| *sum += n);
     counts.ends.iter_mut().zip(more.ends).for_each(|(sum, n)| *sum += n);
 }
@@ -110,6 +111,11 @@ fn a_hundred_thousand_cycles() {
         println!("{cycles:8} ended with {end:?}");
         assert!(cycles * 200 >= wanted, "{end:?} ended {cycles} of {wanted} cycles");
     }
+    let refusals = counts.refusals;
+    println!("{refusals:8} servers refused that had lost WAL");
+    assert!(refusals * 500 >= wanted, "{refusals} servers refused in {wanted} cycles");
+    let followed = counts.ends[End::Rewind as usize] - refusals;
+    assert!(followed * 1_000 >= wanted, "{followed} older servers followed in {wanted} cycles");
 }
 
 /// Seeds in which every planted fault has to be found.
@@ -118,7 +124,7 @@ const FAULTY_SEEDS: u64 = 1_000;
 #[test]
 fn every_planted_fault_is_found() {
     use Promise::*;
-    let expected: [(Fault, &[Promise]); 16] = [
+    let expected: [(Fault, &[Promise]); 21] = [
         (Fault::ConfirmEarly, &[ConfirmedIsDurable]),
         (Fault::MarkEarly, &[ConfirmedIsDurable]),
         (Fault::ConfirmOutOfOrder, &[ConfirmedIsDurable, LedgerIsTrue]),
@@ -127,7 +133,7 @@ fn every_planted_fault_is_found() {
         (Fault::RetryForever, &[RetriesEnd]),
         (Fault::ResumeAtConfirmed, &[ConfirmedIsDurable]),
         (Fault::ForgetHold, &[ConfirmedIsDurable]),
-        (Fault::KeepSpool, &[LedgerIsTrue, StreamIsUnderstood]),
+        (Fault::KeepSpool, &[MemoryIsBounded, LedgerIsTrue, StreamIsUnderstood]),
         (Fault::KeepAborted, &[StatesAreEqual, LedgerIsTrue]),
         (Fault::DescribeLate, &[StreamIsUnderstood]),
         (Fault::ReadAnew, &[StreamIsUnderstood]),
@@ -135,6 +141,14 @@ fn every_planted_fault_is_found() {
         (Fault::ForgetHoldWhenCut, &[ConfirmedIsDurable]),
         (Fault::KeepReceived, &[EverythingEnds]),
         (Fault::IgnoreRoom, &[MemoryIsBounded]),
+        (Fault::PassOverUnanswered, &[StreamIsUnderstood, ConfirmedIsDurable]),
+        (Fault::ConfirmGivenUp, &[ConfirmedIsDurable]),
+        (Fault::EndWhenReceived, &[EverythingEnds]),
+        (
+            Fault::FollowOlderServer,
+            &[ConfirmedRises, ConfirmedIsDurable, StatesAreEqual, LedgerIsTrue],
+        ),
+        (Fault::ForgetBegun, &[ConfirmedIsDurable, StatesAreEqual]),
     ];
     for (fault, promises) in expected {
         let (_, promise) = find(fault, FAULTY_SEEDS);

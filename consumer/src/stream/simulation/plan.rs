@@ -1,5 +1,6 @@
 //! What a seed decides before anything happens.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use walbench_metrics::Failure;
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub patience: u64,
     /// Once in so many cycles the sink fails for good; 0: never.
     pub sink_dies_one_in: u64,
+    /// Once in so many cycles the catalogue can't be asked; 0: never.
+    pub outage_one_in: u64,
 }
 
 impl Plan {
@@ -57,6 +60,7 @@ impl Plan {
             failures: draw.pick(&[0, 5, 20, 50]),
             patience: draw.pick(&[1, 3, 10, 30]),
             sink_dies_one_in: draw.pick(&[0, 0, 0, 15]),
+            outage_one_in: draw.pick(&[0, 3, 10]),
         }
     }
 
@@ -98,6 +102,53 @@ pub(super) struct Unknown;
 
 impl Describe for Unknown {
     fn learn(&mut self, _relation: &Relation<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn facts(&self, _relation: u32) -> Option<&TableFacts> {
+        None
+    }
+}
+
+/// The same, which can't be asked at times; shared by whoever decides when.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failing(Arc<Mutex<Outage>>);
+
+#[derive(Debug, Default)]
+struct Outage {
+    /// So many descriptions are looked up before one is not.
+    left: Option<u64>,
+    /// One was not.
+    was_asked: bool,
+}
+
+impl Failing {
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Can't be asked once, after so many descriptions; `None`: can be asked always.
+    pub(super) fn fail_after(&self, left: Option<u64>) {
+        self.outage().left = left;
+    }
+
+    /// Whether it was asked in vain since the last time.
+    pub(super) fn take_unanswered(&self) -> bool {
+        std::mem::take(&mut self.outage().was_asked)
+    }
+}
+
+impl Describe for Failing {
+    fn learn(&mut self, _relation: &Relation<'_>) -> Result<(), Failure> {
+        let mut outage = self.outage();
+        match outage.left {
+            Some(0) => {
+                *outage = Outage { left: None, was_asked: true };
+                return Err(Failure::new("simulated"));
+            }
+            Some(left) => outage.left = Some(left - 1),
+            None => {}
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A destination that does with rows what ClickHouse's ReplacingMergeTree does: of each key the
 //! highest version stays.
 
-use super::database::{KEYED, KEYS, LOG, Row, TABLES};
+use super::database::{KEYED, KEYS, LOG, Model, Row, TABLES, Version};
 use super::message::NAMES;
 use crate::rowbinary::{Codec, Column, Table};
 use crate::stream::{Batch, Work};
@@ -28,6 +28,21 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    /// Holds what a database does: somebody has copied it.
+    pub(super) fn copied(model: &Model) -> Self {
+        let mut sink = Self::default();
+        for (table, key) in (0..KEYED).flat_map(|table| (0..KEYS).map(move |key| (table, key))) {
+            let deleted = Row { table, key: key as u64, value: 0, columns: 2 };
+            sink.keyed[table][key] = model.keyed[table][key].map(|Version { lsn, row }| Stored {
+                version: lsn,
+                is_deleted: row.is_none(),
+                row: row.unwrap_or(deleted),
+            });
+        }
+        model.log.iter().for_each(|value| sink.add_to_log(*value));
+        sink
+    }
+
     /// Carries out a job.
     pub(super) fn apply(&mut self, work: &Work) -> Result<(), String> {
         match work {
@@ -75,7 +90,7 @@ impl Sink {
     fn write(&mut self, rows: Vec<Stored>) -> Result<(), String> {
         for stored in rows {
             if stored.row.table == LOG {
-                self.add_to_log(stored);
+                self.add_to_log(stored.row.value);
             } else {
                 self.replace(stored)?;
             }
@@ -83,8 +98,8 @@ impl Sink {
         Ok(())
     }
 
-    fn add_to_log(&mut self, stored: Stored) {
-        let at = stored.row.value as usize;
+    fn add_to_log(&mut self, value: u64) {
+        let at = value as usize;
         if self.log.len() <= at {
             self.log.resize(at + 1, 0);
         }

@@ -7,11 +7,12 @@ use walbench_metrics::Failure;
 use super::super::boundary::End;
 use super::super::check::{Promise, equal, ledger};
 use super::super::database::Txn;
-use super::super::plan::Unknown;
-use super::super::server::Walsender;
-use super::{Broken, Running, Step, Stop, World, broken, mangled, refused};
+use super::super::server::{Slot, Walsender};
+use super::super::sink::Sink;
+use super::{Broken, Running, Step, Stop, World, broken, mangled};
 use crate::sink::SinkError;
-use crate::stream::Machine;
+use crate::stream::fault::{Fault, is_planted};
+use crate::stream::{Machine, Status};
 
 impl World {
     /// A cycle ends in this way.
@@ -27,10 +28,15 @@ impl World {
             End::Stop => self.stop(),
             End::Quiet => self.settle(),
             End::Dead => self.die(),
+            End::Unanswered => self.disconnect(),
+            End::GiveUp => self.give_up(),
+            End::Until => self.until(),
+            End::Rewind => self.rewind(),
         };
+        self.catalogue.fail_after(None);
         ended.and_then(|()| self.check().map_err(Stop::Broken)).map_err(|stop| match stop {
             Stop::Broken(broken) => broken,
-            Stop::Boundary(_) => unreachable!("no boundary ends what ends a cycle"),
+            Stop::Boundary(_) | Stop::Unanswered => unreachable!("they end cycles, and not these"),
         })
     }
 
@@ -51,7 +57,10 @@ impl World {
         }
         self.lose_connection()?;
         self.machine.disconnected();
-        Ok(())
+        match self.machine.spooled() {
+            0 => Ok(()),
+            kept => broken(Promise::MemoryIsBounded, format!("{kept} transactions are kept")),
+        }
     }
 
     fn crash(&mut self) -> Step {
@@ -78,47 +87,135 @@ impl World {
 
     fn next_machine(&mut self) -> Step {
         let start_lsn = self.slot.confirmed_lsn;
-        let machine = Machine::new(self.plan.settings(start_lsn), Box::new(Unknown), self.now);
-        let mut old = std::mem::replace(&mut self.machine, machine);
-        let confirmed_lsn = old.confirmed_lsn();
-        let (delivered, positions) =
-            (old.into_delivered(), (self.machine_start_lsn, confirmed_lsn));
-        ledger(&delivered, positions, &self.slot, &self.database, &self.sink)?;
-        self.machines += 1;
+        let (mut old, old_start_lsn) = (self.replace_machine(start_lsn), self.machine_start_lsn);
+        let positions = (old_start_lsn, old.confirmed_lsn());
         self.machine_start_lsn = start_lsn;
+        ledger(&old.into_delivered(), positions, &self.slot, &self.database, &self.sink)?;
+        Ok(())
+    }
+
+    /// Another consumer, which knows nothing of the one before; returns that.
+    fn replace_machine(&mut self, start_lsn: u64) -> Machine {
+        let catalogue = Box::new(self.catalogue.clone());
+        let machine = Machine::new(self.plan.settings(start_lsn), catalogue, self.now);
+        self.machines += 1;
         self.machine_confirmed_lsn = start_lsn;
         self.running.clear();
         self.failures.clear();
         self.next_number = 0;
+        // It can't tell what the one before has received of a server that comes back older.
+        self.earlier = None;
+        std::mem::replace(&mut self.machine, machine)
+    }
+
+    /// The server comes back as it was before: what was written since is lost.
+    fn rewind(&mut self) -> Step {
+        let Some((database, slot)) = self.earlier.take() else { return self.crash() };
+        self.disconnect()?;
+        self.database.rewind(database);
+        self.slot = slot;
+        self.durable.forget();
+        if self.has_lost_wal() {
+            self.counts.refusals += 1;
+            self.start_over();
+        } else {
+            self.connect()?;
+        }
+        // Its own recovery writes more, behind which positions alone would tell nothing.
+        self.database.crash(&mut self.draw);
         Ok(())
     }
 
-    /// As the receiving thread ends: with what was received durable.
-    fn stop(&mut self) -> Step {
-        let received_lsn = self.machine.received_lsn();
-        for _ in 0..2_000 {
+    /// A server was refused: somebody copies it as it is now, and begins anew behind that.
+    fn start_over(&mut self) {
+        let end_lsn = self.database.end_lsn();
+        note!(self, "a server that ends at {end_lsn} is refused");
+        self.sink = Sink::copied(&self.database.model);
+        self.slot = Slot { confirmed_lsn: end_lsn, persisted_lsn: end_lsn, two_phase_at: None };
+        self.replace_machine(end_lsn);
+        self.machine_start_lsn = end_lsn;
+    }
+
+    /// As the receiving thread ends: with what was received durable, as far as so many rounds
+    /// suffice for that.
+    fn finish(&mut self, rounds: u64) -> Step {
+        for _ in 0..rounds {
             if self.machine.is_idle() {
                 break;
             }
             self.machine.cut();
             if self.machine.wants_to_advance() {
-                self.machine.advance().map_err(refused)?;
+                self.advance_at_end()?;
             }
-            self.flush_all()?;
+            self.flush_some()?;
             self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
         }
-        if !self.machine.is_idle() {
-            return broken(Promise::EverythingEnds, "a stopped machine does not become idle");
-        }
         if self.walsender.is_some() {
-            let status = self.machine.status_now(self.now);
-            note!(self, "{status:?}");
-            self.statuses.push_back(status.flushed_lsn);
+            let Status { written_lsn, flushed_lsn } = self.machine.status_now(self.now);
+            note!(self, "{flushed_lsn} of {written_lsn} is confirmed at the end");
+            let is_faulty = is_planted(Fault::ConfirmGivenUp);
+            self.statuses.push_back(if is_faulty { written_lsn } else { flushed_lsn });
             while !self.statuses.is_empty() {
                 self.confirm()?;
             }
         }
+        Ok(())
+    }
+
+    /// What the catalogue can't be asked at the end comes again after a restart.
+    fn advance_at_end(&mut self) -> Step {
+        match self.advance() {
+            Err(Stop::Unanswered) => {
+                self.machine.disconnected();
+                Ok(())
+            }
+            step => step,
+        }
+    }
+
+    fn stop(&mut self) -> Step {
+        self.draw_outage();
+        self.finish(2_000)?;
+        if !self.machine.is_idle() {
+            return broken(Promise::EverythingEnds, "a stopped machine does not become idle");
+        }
+        let received_lsn = self.machine.received_lsn();
         self.check_received(received_lsn)?;
+        self.lose_connection()?;
+        self.next_machine()
+    }
+
+    /// What is not durable in time comes again.
+    fn give_up(&mut self) -> Step {
+        let rounds = self.draw.below(4);
+        self.finish(rounds)?;
+        self.kill(End::Overtake)
+    }
+
+    /// Ends at a position that was set, with everything before it durable, whatever becomes of the
+    /// connection once that was received.
+    fn until(&mut self) -> Step {
+        let received_lsn = self.machine.received_lsn();
+        let until_lsn = self.draw.between(received_lsn, self.database.end_lsn().max(received_lsn));
+        note!(self, "receives until {until_lsn}");
+        let mut rounds = 0;
+        while self.machine.received_lsn() < until_lsn {
+            if !self.settle_once()? {
+                self.now = self.machine.deadline().max(self.now);
+            }
+            rounds += 1;
+            if rounds > 10_000 {
+                return broken(Promise::EverythingEnds, format!("{until_lsn} is not reached"));
+            }
+        }
+        if self.draw.one_in(3) {
+            let rounds = self.draw.below(3);
+            self.finish(rounds)?;
+            self.machine.cut();
+            self.disconnect()?;
+        }
+        self.finish(if is_planted(Fault::EndWhenReceived) { 0 } else { 2_000 })?;
+        self.check_received(until_lsn)?;
         self.lose_connection()?;
         self.next_machine()
     }
@@ -133,6 +230,18 @@ impl World {
         if confirmed_lsn < expected {
             let how = format!("received up to {received_lsn}, and confirmed at {confirmed_lsn}");
             return broken(Promise::EverythingEnds, how);
+        }
+        Ok(())
+    }
+
+    /// The sink carries out some of what it is given, and fails at times.
+    fn flush_some(&mut self) -> Step {
+        self.machine.cut_if_due(self.now);
+        while let Some(job) = self.machine.start_flush(self.now) {
+            self.begin_job(job)?;
+        }
+        for _ in 0..self.draw.index(self.running.len() + 1) {
+            self.end_job()?;
         }
         Ok(())
     }
@@ -187,7 +296,7 @@ impl World {
     fn next_to_fail(&mut self) -> Result<Option<Running>, Stop> {
         self.machine.cut();
         if self.machine.wants_to_advance() {
-            self.machine.advance().map_err(refused)?;
+            self.advance()?;
         }
         while let Some(job) = self.machine.start_flush(self.now) {
             self.check_job(&job)?;
@@ -231,8 +340,7 @@ impl World {
         }
         if self.machine.wants_to_advance() {
             any = true;
-            note!(self, "advance");
-            self.machine.advance().map_err(refused)?;
+            self.advance()?;
         }
         any |= self.flush_all()?;
         if let Some(status) = self.machine.status(self.now) {

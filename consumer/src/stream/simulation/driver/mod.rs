@@ -13,11 +13,12 @@ use super::boundary::{BOUNDARIES, Boundary, Counts, End};
 use super::check::{Broken, Durable, Promise};
 use super::database::Database;
 use super::draw::Draw;
-use super::plan::{Plan, Unknown};
+use super::plan::{Failing, Plan};
 use super::server::{Options, Slot, Walsender};
 use super::sink::Sink;
 use super::trace::{readable, work};
 use crate::sink::SinkError;
+use crate::stream::fault::{Fault, is_planted};
 use crate::stream::{Job, Machine, Work};
 
 /// Cycles that one seed runs.
@@ -39,6 +40,8 @@ const LEAST_TRANSACTION_BYTES: u64 = 16;
 enum Stop {
     /// Its boundary was reached.
     Boundary(Boundary),
+    /// The catalogue could not be asked.
+    Unanswered,
     Broken(Broken),
 }
 
@@ -71,6 +74,9 @@ struct World {
     database: Database,
     slot: Slot,
     walsender: Option<Walsender>,
+    /// As server and slot were at an earlier time of this consumer's life.
+    earlier: Option<(Database, Slot)>,
+    catalogue: Failing,
     /// Consumers so far.
     machines: u32,
     /// Read from the connection and not decoded.
@@ -124,14 +130,18 @@ impl World {
         let plan = Plan::new(&mut draw);
         let start = Instant::now();
         let confirmed_lsn = 1_000;
+        let catalogue = Failing::default();
+        let settings = plan.settings(confirmed_lsn);
         let mut world = Self {
             database: Database::new(plan.habits),
             slot: Slot { confirmed_lsn, persisted_lsn: confirmed_lsn, two_phase_at: None },
             walsender: None,
+            earlier: None,
             machines: 1,
             received: VecDeque::new(),
             statuses: VecDeque::new(),
-            machine: Machine::new(plan.settings(confirmed_lsn), Box::new(Unknown), start),
+            machine: Machine::new(settings, Box::new(catalogue.clone()), start),
+            catalogue,
             machine_start_lsn: confirmed_lsn,
             machine_confirmed_lsn: confirmed_lsn,
             running: Vec::new(),
@@ -163,22 +173,45 @@ impl World {
         let boundary = BOUNDARIES[self.draw.index(BOUNDARIES.len())];
         let times = self.draw.below(self.plan.patience);
         self.target = Some((boundary, times));
-        let reached = self.steps_to_boundary()?;
+        self.draw_outage();
+        self.draw_earlier();
+        let stop = self.steps_to_boundary()?;
         self.target = None;
-        let end = self.choose_end();
-        note!(self, "*** {end:?} {}", reached.map_or(String::new(), |at| format!("{at:?}")));
-        if let Some(boundary) = reached {
+        self.catalogue.fail_after(None);
+        let end = match stop {
+            Some(Stop::Unanswered) => End::Unanswered,
+            _ => self.choose_end(),
+        };
+        note!(self, "*** {end:?}");
+        if let Some(Stop::Boundary(boundary)) = stop {
+            note!(self, "*** {boundary:?}");
             self.counts.at[boundary as usize] += 1;
         }
         self.finish_cycle(end)
     }
 
-    fn steps_to_boundary(&mut self) -> Result<Option<Boundary>, Broken> {
+    /// The catalogue can't be asked at some time to come, or always can.
+    fn draw_outage(&mut self) {
+        let one_in = self.plan.outage_one_in;
+        let fails = one_in > 0 && self.draw.one_in(one_in);
+        self.catalogue.fail_after(fails.then(|| self.draw.below(5)));
+    }
+
+    /// The server as it is now, if it may be so again.
+    fn draw_earlier(&mut self) {
+        if self.draw.one_in(5) {
+            let slot = Slot { confirmed_lsn: self.slot.persisted_lsn, ..self.slot };
+            self.earlier = Some((self.database.clone(), slot));
+        }
+    }
+
+    /// Says why it ends, unless that is after many steps.
+    fn steps_to_boundary(&mut self) -> Result<Option<Stop>, Broken> {
         for _ in 0..MOST_STEPS {
             match self.step().and_then(|()| self.check().map_err(Stop::Broken)) {
                 Ok(()) => {}
-                Err(Stop::Boundary(boundary)) => return Ok(Some(boundary)),
                 Err(Stop::Broken(broken)) => return Err(broken),
+                Err(stop) => return Ok(Some(stop)),
             }
         }
         Ok(None)
@@ -196,6 +229,9 @@ impl World {
             (1, End::CrashAndKill),
             (2, End::Stop),
             (3, End::Quiet),
+            (2, End::GiveUp),
+            (1, End::Until),
+            (if self.earlier.is_some() { 4 } else { 0 }, End::Rewind),
         ])
     }
 
@@ -270,6 +306,9 @@ impl World {
         if self.slot.confirmed_lsn > self.machine.confirmed_lsn() {
             return broken(Promise::StreamIsUnderstood, "the slot was moved by somebody else");
         }
+        if self.has_lost_wal() {
+            return broken(Promise::StreamIsUnderstood, "a server that lost nothing is refused");
+        }
         let two_phase = self.machines > self.plan.two_phase_from;
         let options = Options { two_phase, ..self.plan.options };
         let start_lsn = self.machine.resume_lsn();
@@ -278,6 +317,11 @@ impl World {
         let walsender = Walsender::start(slot, database, options, start_lsn, &mut self.draw);
         self.walsender = Some(walsender);
         Ok(())
+    }
+
+    /// Whether the server lacks something that was received; then it is not followed.
+    fn has_lost_wal(&mut self) -> bool {
+        self.machine.seen_lsn() > self.database.end_lsn() && !is_planted(Fault::FollowOlderServer)
     }
 
     /// The server sends something.
@@ -321,8 +365,18 @@ impl World {
         let Some(body) = self.received.pop_front() else { return Ok(()) };
         note!(self, "{}", readable(&body));
         self.counts.messages += 1;
-        self.machine.copy_data(&body).map_err(refused)?;
+        let read = self.machine.copy_data(&body);
+        self.was_read(read)?;
         Ok(self.check()?)
+    }
+
+    /// The machine has read something; what it has to know of it may not be known now.
+    fn was_read(&mut self, read: Result<(), Failure>) -> Step {
+        let is_unanswered = self.catalogue.take_unanswered();
+        match read {
+            Err(_) if is_unanswered => Err(Stop::Unanswered),
+            read => read.map_err(refused),
+        }
     }
 
     fn replay(&mut self) -> Step {
@@ -330,9 +384,14 @@ impl World {
             return self.decode();
         }
         self.at(Boundary::BeforeReplay)?;
-        note!(self, "advance");
-        self.machine.advance().map_err(refused)?;
+        self.advance()?;
         self.at(Boundary::AfterReplay)
+    }
+
+    fn advance(&mut self) -> Step {
+        note!(self, "advance");
+        let read = self.machine.advance();
+        self.was_read(read)
     }
 
     fn cut(&mut self) -> Step {
@@ -409,6 +468,10 @@ impl World {
         if self.running.is_empty() {
             return self.start_flush();
         }
+        self.end_job()
+    }
+
+    fn end_job(&mut self) -> Step {
         let at = self.draw.index(self.running.len());
         let may_fail = self.running[at].job.failures + 1 < self.plan.max_attempts;
         let fails = may_fail && self.draw.chance(self.plan.failures);
