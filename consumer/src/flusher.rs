@@ -10,6 +10,7 @@ use walbench_metrics::Window;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
 
+use crate::news::News;
 use crate::recorder::{Flushed, Recorder};
 use crate::sink::{Sink, SinkError, Written};
 use crate::stream::{Job, Work};
@@ -30,6 +31,7 @@ pub(crate) struct Flusher {
     in_flight_bytes: AtomicU64,
     stop: AtomicBool,
     cut: AtomicBool,
+    pub(crate) news: News,
     pub(crate) waker: Waker,
 }
 
@@ -53,6 +55,7 @@ impl Flusher {
         sink: Sink,
         recorder: Recorder,
         clock_correction_us: i64,
+        news: News,
     ) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             sink,
@@ -65,6 +68,7 @@ impl Flusher {
             in_flight_bytes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            news,
             waker: Waker::new()?,
         }))
     }
@@ -88,10 +92,20 @@ impl Flusher {
             if let (Ok(written), Work::Write(_)) = (&result, &work) {
                 flusher.record_flush(&work, *written, started);
             }
+            if let Err(error) = &result
+                && failures == 0
+            {
+                flusher.tell_failed(error);
+            }
             let job = Job { number, failures, work };
             lock(&flusher.ended).push(FlushEnded { job, result: result.map(drop) });
             flusher.waker.wake();
         });
+    }
+
+    /// Tells that a first try failed; whether there are others is not decided here.
+    pub(crate) fn tell_failed(&self, error: &SinkError) {
+        self.news.tell(format!("the first try of a flush failed: {}", error.failure.line()));
     }
 
     /// Does something on the runtime that flushes run on.

@@ -11,6 +11,7 @@ use walbench_phases::plan::Consumer;
 
 use crate::copy::{Copying, Exported, Progress};
 use crate::flusher::Flusher;
+use crate::news::News;
 use crate::recorder::Recorder;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -59,19 +60,20 @@ pub struct Total {
 impl Follow {
     /// Connects and starts the stream, or the initial copy that comes before it, in the snapshot of
     /// the slot's start if the slot was made for this. Must be called in a Tokio runtime, in which
-    /// flushes run.
+    /// flushes run. What is lost meanwhile, and comes back, is told as news.
     ///
     /// # Errors
     /// The stream or the copy can't be started.
     pub async fn start(
         following: Following,
         exported: Option<Exported>,
+        news: News,
     ) -> Result<Self, StartError> {
         let Following { address, publication, slot, consumer, until_lsn } = following;
         let sink =
             Sink::mock(&consumer).map_err(|failure| StartError { failure, is_usage: true })?;
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
-        let flusher = Flusher::new(sink, recorder, 0)
+        let flusher = Flusher::new(sink, recorder, 0, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };

@@ -15,7 +15,7 @@ use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
 use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
-use crate::source::{Reconnecting, Source, Terms, Unanswered};
+use crate::source::{CONNECTION, Reconnecting, Source, Terms, Unanswered};
 use crate::stream::{Account, Machine, Status};
 
 /// At the end the sink has this long for what it was given.
@@ -355,7 +355,10 @@ impl Receiver {
         self.machine.disconnected();
         self.link = Link::Down(match before {
             Some(reconnecting) => reconnecting.again(error, now)?,
-            None => Reconnecting::new(self.patience, error, now),
+            None => {
+                let news = self.flusher.news.clone();
+                Reconnecting::new(CONNECTION, self.patience, news, now).lost(error)
+            }
         });
         Ok(())
     }
@@ -366,7 +369,7 @@ impl Receiver {
             Ok(connection) => {
                 if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection))
                 {
-                    self.before = Some(before);
+                    self.before = Some(before.came_back());
                 }
                 self.resumed_lsn = resume_lsn;
                 self.arrived_with_the_start();

@@ -10,6 +10,7 @@ use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::{ColumnFormat, Consumer, Origin, Streaming};
 
 use crate::catalogue::Catalogue;
+use crate::news::News;
 use crate::pgoutput::Relation;
 use crate::replication::{Connection, ReplicationError, Stream, StreamOption, newest_protocol};
 use crate::rowbinary::{Policy, Table, TableFacts};
@@ -21,6 +22,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// And is never longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Of tries that fail, the first is told, and then no more than one in this time.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the stream comes over.
+pub(crate) const CONNECTION: &str = "the replication connection";
 
 /// A publication, followed through a slot.
 #[derive(Clone, Debug)]
@@ -322,7 +329,13 @@ impl Describe for LiveCatalogue {
 /// When to try again after a loss, and when no more.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
+    what: &'static str,
     patience: Duration,
+    news: News,
+    /// When it was last told that a try failed.
+    told_at: Option<Instant>,
+    /// The last that was told is not that it is back.
+    is_told: bool,
     lost_at: Instant,
     tries: u32,
     /// When the next try is due.
@@ -332,9 +345,54 @@ pub(crate) struct Reconnecting {
 }
 
 impl Reconnecting {
-    /// A connection was lost now.
-    pub(crate) fn new(patience: Duration, error: ReplicationError, now: Instant) -> Self {
-        Self { patience, lost_at: now, tries: 0, next_try: now + FIRST_WAIT, error }
+    /// There is no connection from now on.
+    pub(crate) fn new(what: &'static str, patience: Duration, news: News, now: Instant) -> Self {
+        Self {
+            what,
+            patience,
+            news,
+            told_at: None,
+            is_told: false,
+            lost_at: now,
+            tries: 0,
+            next_try: now + FIRST_WAIT,
+            error: ReplicationError::Closed,
+        }
+    }
+
+    /// There was one, and this is how it ended.
+    pub(crate) fn lost(mut self, error: ReplicationError) -> Self {
+        self.tell(format!("lost {}: {}", self.what, error.line()), true);
+        self.error = error;
+        self
+    }
+
+    /// There is one again.
+    pub(crate) fn came_back(mut self) -> Self {
+        if self.is_told {
+            let after = self.after(self.tries + 1);
+            self.tell(format!("{} is back {after}", self.what), false);
+        }
+        self
+    }
+
+    fn tell(&mut self, text: String, is_told: bool) {
+        self.news.tell(text);
+        self.is_told = is_told;
+    }
+
+    fn tell_failed(&mut self, now: Instant) {
+        if self.told_at.is_none_or(|told_at| now - told_at >= TELL_INTERVAL) {
+            self.told_at = Some(now);
+            let after = self.after(self.tries);
+            let text = format!("{} is not back {after}: {}", self.what, self.error.line());
+            self.tell(text, true);
+        }
+    }
+
+    fn after(&self, tries: u32) -> String {
+        let plural = if tries == 1 { "try" } else { "tries" };
+        format!("after {:.1} s ({tries} {plural})", self.lost_at.elapsed().as_secs_f64())
     }
 
     /// A try failed: says whether there is another.
@@ -346,7 +404,12 @@ impl Reconnecting {
         let end = self.lost_at + self.patience;
         // The last try is at the end of the patience, and not before.
         self.next_try = (now + wait).min(end.max(now));
-        may_pass && now < end
+        let is_another = may_pass && now < end;
+        // What ends it is said by the error that it ends with.
+        if is_another {
+            self.tell_failed(now);
+        }
+        is_another
     }
 
     /// The connection that had come back was lost again before it brought anything.

@@ -15,7 +15,7 @@ use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
 use crate::replication::{Connection, ReplicationError};
 use crate::rowbinary::{Policy, Table};
-use crate::source::{LiveCatalogue, Opened, Reconnecting, Source, Terms};
+use crate::source::{CONNECTION, LiveCatalogue, Opened, Reconnecting, Source, Terms};
 use crate::stream::{Bounds, Machine, Settings, Writing};
 
 /// What a thread is to do.
@@ -169,15 +169,19 @@ impl Streaming {
     /// Connects and starts the stream behind a copy, as often as the plan's patience allows.
     fn start(mut self, of_one_moment: bool) -> Result<Receiver, Failure> {
         let patience = Duration::from_secs_f64(self.plan.reconnect_sec);
-        let mut reconnecting = None;
+        let mut before: Option<Reconnecting> = None;
         loop {
             let error = match self.connect(of_one_moment) {
-                Ok(connection) => return Ok(self.receiver(connection)),
+                Ok(connection) => {
+                    before.map(Reconnecting::came_back);
+                    return Ok(self.receiver(connection));
+                }
                 Err(error) => error,
             };
             let now = Instant::now();
-            let lost = || Reconnecting::new(patience, ReplicationError::Closed, now);
-            let reconnecting: &mut Reconnecting = reconnecting.get_or_insert_with(lost);
+            let news = self.flusher.news.clone();
+            let lost = || Reconnecting::new(CONNECTION, patience, news, now);
+            let reconnecting = before.get_or_insert_with(lost);
             if !reconnecting.failed(error, now) || self.flusher.is_stopping() {
                 return Err(reconnecting.give_up());
             }

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
-use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
+use walbench_consumer::{
+    Ceiling, Follow, Following, News, Reading, StartError, Total, ceiling, saying,
+};
 use walbench_metrics::{Failure, Timing};
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::{Consumer, MockLevel};
@@ -32,13 +34,17 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         let hint = "--mock-clickhouse follows into the mock";
         return Err(Ending::usage(Failure::new(what).hint(hint)));
     }
+    saying(|news| follow_saying(args, news)).await
+}
+
+async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
     let following = following(&args.stream, &follow_overrides(args))?;
     let made = match args.create_slot {
         true => create_slot(&following).map_err(start_failed)?,
         false => None,
     };
     let is_made = made.is_some();
-    let started = Follow::start(following.clone(), made.and_then(|made| made.exported)).await;
+    let started = Follow::start(following.clone(), made.and_then(|made| made.exported), news).await;
     if is_made && started.is_err() {
         drop_slot(&following);
     }

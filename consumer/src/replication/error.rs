@@ -306,12 +306,23 @@ impl ReplicationError {
     /// The same failure in the form a person reads.
     #[must_use]
     pub fn into_failure(self) -> walbench_metrics::Failure {
-        let mut failure = walbench_metrics::Failure::new(self.to_string());
-        if let Some(cause) = std::error::Error::source(&self) {
-            failure = failure.caused_by(cause);
-        }
+        let failure = self.causes();
         match self.hint() {
             Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
+    /// What is wrong and why, in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        self.causes().line()
+    }
+
+    fn causes(&self) -> walbench_metrics::Failure {
+        let failure = walbench_metrics::Failure::new(self.to_string());
+        match std::error::Error::source(self) {
+            Some(cause) => failure.caused_by(cause),
             None => failure,
         }
     }

@@ -25,6 +25,7 @@ on_every_server![
     a_slot_whose_wal_is_gone,
     new_tables_need_no_more_places_of_wal_senders,
     a_server_that_takes_nobody_in_is_asked_again,
+    losses_are_said_while_they_happen,
     silence_is_broken_in_time,
     both_ways_of_reading_meet_the_same_rows,
 ];
@@ -405,6 +406,30 @@ async fn a_server_that_takes_nobody_in_is_asked_again(version: Version) {
     running.signal(Signal::SIGINT);
     running.ended().with_code(0);
     followed.assert_same(&["t", "new"]).await;
+}
+
+async fn losses_are_said_while_they_happen(version: Version) {
+    let followed = Followed::new(version, TABLE).await;
+    // With JSON as well: progress is not said there, but losses are.
+    let mut running = followed.follow().args(["--json"]).start();
+    followed.until_followed().await;
+    followed.end_walsender().await;
+    running.until_said("lost the replication connection: PostgreSQL ended the replication stream");
+    running.until_said("the replication connection is back after ");
+    // The folder is gone, and comes back.
+    let (sink, away) = (followed.folder().0, followed.home.path().join("away"));
+    std::fs::rename(&sink, &away).unwrap();
+    insert(&followed, 1, 10).await;
+    running.until_said("the first try of a flush failed: the flush can't be kept in sink");
+    std::fs::rename(&away, &sink).unwrap();
+    followed.until_confirmed().await;
+    running.signal(Signal::SIGINT);
+    let ended = running.ended().with_code(0);
+    let report = json(&ended);
+    assert_eq!((&report["rows"], &report["reconnects"]), (&10.into(), &1.into()), "{report}");
+    assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(ended.stderr.matches("first try").count(), 1, "{}", ended.stderr);
+    followed.assert_same(&["t"]).await;
 }
 
 async fn silence_is_broken_in_time(version: Version) {
