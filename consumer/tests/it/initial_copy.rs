@@ -219,7 +219,7 @@ fn given(folder: &Path) -> Vec<(String, Given)> {
     names.retain(|name| !name.starts_with('.') && !name.ends_with(".columns"));
     names.sort();
     let read = |name: &String| {
-        let table = name.splitn(3, '.').nth(2).unwrap();
+        let table = name.splitn(4, '.').nth(3).unwrap();
         if let Some(table) = table.strip_suffix(".truncate") {
             return (table.to_owned(), Given::Truncated);
         }
