@@ -17,6 +17,7 @@ use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::news::{News, saying};
 use crate::recorder::Recorder;
+use crate::rowbinary::FULL_IDENTITY;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::thread::{self, Ended, Started, Task};
@@ -57,9 +58,20 @@ pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result
             Err(failure)
         }
         Err(End::Failed(failure)) => {
+            let failure = hinted_for_a_plan(failure);
             let _ = writer.send(&Out::Failed(failure.clone())).await;
             Err(failure)
         }
+    }
+}
+
+/// The tables of a run are made as its plan says: what is to be altered in them has a key.
+fn hinted_for_a_plan(failure: Failure) -> Failure {
+    match &failure.hint {
+        Some(hint) if hint.ends_with(FULL_IDENTITY) => {
+            failure.hint("set postgres.replica_identity = \"full\"")
+        }
+        _ => failure,
     }
 }
 
