@@ -11,6 +11,7 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
 
 use crate::news::News;
+use crate::receiver::Read;
 use crate::recorder::{Flushed, Recorder};
 use crate::sink::{Sink, SinkError, Written};
 use crate::stream::{Job, Work};
@@ -29,6 +30,7 @@ pub(crate) struct Flusher {
     received_lsn: AtomicU64,
     confirmed_lsn: AtomicU64,
     in_flight_bytes: AtomicU64,
+    read: Mutex<Read>,
     stop: AtomicBool,
     cut: AtomicBool,
     pub(crate) news: News,
@@ -66,6 +68,7 @@ impl Flusher {
             received_lsn: AtomicU64::new(0),
             confirmed_lsn: AtomicU64::new(0),
             in_flight_bytes: AtomicU64::new(0),
+            read: Mutex::default(),
             stop: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             news,
@@ -155,6 +158,16 @@ impl Flusher {
             confirmed_lsn: self.confirmed_lsn.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// The receiving thread reads no more.
+    pub(crate) fn has_read(&self, read: Read) {
+        *lock(&self.read) = read;
+    }
+
+    /// What the receiving thread had read when it stopped reading.
+    pub(crate) fn read(&self) -> Read {
+        *lock(&self.read)
     }
 
     /// Samples up to now; from here on the clock is in the given phase and window.

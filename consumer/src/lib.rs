@@ -36,7 +36,7 @@ mod waker;
 
 pub use ceiling::{Ceiling, Reading, ceiling};
 pub use delivery::Delivered;
-pub use follow::{Follow, Following, Total};
+pub use follow::{Follow, Following, Recent, Total};
 pub use news::{News, saying};
 pub use serve::{Prepare, serve};
-pub use thread::StartError;
+pub use thread::{SlotTrouble, StartError};

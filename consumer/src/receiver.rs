@@ -136,6 +136,14 @@ impl Receiver {
 
     /// Receives until asked to stop, or to the end that was set.
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
+        let received = self.receive();
+        // It counts also where the stream ends by a failure.
+        self.flusher.has_read(self.read);
+        received?;
+        self.finish()
+    }
+
+    fn receive(&mut self) -> Result<(), Failure> {
         self.arrived_with_the_start();
         while !self.flusher.is_stopping() && self.machine.received_lsn() < self.until_lsn {
             self.step(true)?;
@@ -145,7 +153,7 @@ impl Receiver {
             self.machine.cut();
             self.step(false)?;
         }
-        self.finish()
+        Ok(())
     }
 
     /// Does what there is to do, and waits for more.
