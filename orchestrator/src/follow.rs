@@ -63,20 +63,25 @@ async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
         ending::say(&format!("note: {note}"));
     }
     let ended = until_end(&mut follow, args, Instant::now()).await;
-    if is_made && args.drop_slot {
-        match &ended {
-            Ok(_) => drop_slot(&following),
-            // It is still streamed, by a thread that does not end.
-            Err(_) => ending::say(&format!("slot \"{}\" is left behind", following.slot)),
-        }
+    let has_ended = ended.is_ok();
+    let code = ended.and_then(|end| report(&follow, end, args.stream.json));
+    match is_made && args.drop_slot {
+        true if has_ended => drop_slot(&following),
+        // It is still streamed, by a thread that does not end.
+        true => ending::say(&format!("slot \"{}\" is left behind", following.slot)),
+        false => {}
     }
-    let End { is_partial, failure } = ended?;
-    let report = Report::of(&follow, failure);
-    let text = if args.stream.json { format!("{}\n", report.json()) } else { report.text() };
+    code
+}
+
+/// Reports what was done, also where it ends by a failure.
+fn report(follow: &Follow, end: End, as_json: bool) -> Result<u8, Ending> {
+    let report = Report::of(follow, end.failure);
+    let text = if as_json { format!("{}\n", report.json()) } else { report.text() };
     ending::print(&text)?;
     match report.failure {
         Some(failure) => Err(Ending::component(failure)),
-        None => Ok(if is_partial { ending::INTERRUPTED } else { 0 }),
+        None => Ok(if end.is_partial { ending::INTERRUPTED } else { 0 }),
     }
 }
 
@@ -334,7 +339,7 @@ fn create_slot(following: &Following, drop_slot: bool) -> Result<Option<Made>, S
         }
     };
     let end = match drop_slot {
-        true => "at the end".into(),
+        true => " at the end".into(),
         false => format!(": SELECT pg_drop_replication_slot('{slot}')"),
     };
     ending::say(&format!(

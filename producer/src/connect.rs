@@ -270,7 +270,7 @@ fn network_hint(error: &tokio_postgres::Error, place: &str) -> Option<String> {
         }
         let text = cause.to_string();
         if text.contains("password missing") {
-            return Some("put the password in the URL".into());
+            return Some("put the password in the URL, in PGPASSWORD or in a password file".into());
         }
         if text.contains("does not support TLS") {
             return Some("check the server's ssl setting and sslmode in the URL".into());

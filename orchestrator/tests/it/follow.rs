@@ -346,6 +346,12 @@ async fn a_failure_has_a_report(version: Version) {
     fail(&[], 21, 30).await.answered("10 rows in 2 transactions");
 }
 
+/// `walbench follow` of a URL.
+fn follow_url(followed: &Followed, url: &str) -> Walbench {
+    let command = followed.home.walbench(["follow", "--mock-clickhouse", "--postgres", url]);
+    command.args(["--publication", "p", "--slot", &followed.database.slot])
+}
+
 async fn logins(version: Version) {
     let followed = Followed::new(version, TABLE).await;
     followed.execute("CREATE ROLE password_user LOGIN REPLICATION PASSWORD 'right'").await;
