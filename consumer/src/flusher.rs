@@ -10,6 +10,8 @@ use walbench_metrics::Window;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
 
+use crate::news::News;
+use crate::receiver::Read;
 use crate::recorder::{Flushed, Recorder};
 use crate::sink::{Sink, SinkError, Written};
 use crate::stream::{Job, Work};
@@ -28,8 +30,10 @@ pub(crate) struct Flusher {
     received_lsn: AtomicU64,
     confirmed_lsn: AtomicU64,
     in_flight_bytes: AtomicU64,
+    read: Mutex<Read>,
     stop: AtomicBool,
     cut: AtomicBool,
+    pub(crate) news: News,
     pub(crate) waker: Waker,
 }
 
@@ -53,6 +57,7 @@ impl Flusher {
         sink: Sink,
         recorder: Recorder,
         clock_correction_us: i64,
+        news: News,
     ) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             sink,
@@ -63,8 +68,10 @@ impl Flusher {
             received_lsn: AtomicU64::new(0),
             confirmed_lsn: AtomicU64::new(0),
             in_flight_bytes: AtomicU64::new(0),
+            read: Mutex::default(),
             stop: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            news,
             waker: Waker::new()?,
         }))
     }
@@ -88,10 +95,20 @@ impl Flusher {
             if let (Ok(written), Work::Write(_)) = (&result, &work) {
                 flusher.record_flush(&work, *written, started);
             }
+            if let Err(error) = &result
+                && failures == 0
+            {
+                flusher.tell_failed(error);
+            }
             let job = Job { number, failures, work };
             lock(&flusher.ended).push(FlushEnded { job, result: result.map(drop) });
             flusher.waker.wake();
         });
+    }
+
+    /// Tells that a first try failed; whether there are others is not decided here.
+    pub(crate) fn tell_failed(&self, error: &SinkError) {
+        self.news.tell(format!("the first try of a flush failed: {}", error.failure.line()));
     }
 
     /// Does something on the runtime that flushes run on.
@@ -141,6 +158,16 @@ impl Flusher {
             confirmed_lsn: self.confirmed_lsn.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// The receiving thread reads no more.
+    pub(crate) fn has_read(&self, read: Read) {
+        *lock(&self.read) = read;
+    }
+
+    /// What the receiving thread had read when it stopped reading.
+    pub(crate) fn read(&self) -> Read {
+        *lock(&self.read)
     }
 
     /// Samples up to now; from here on the clock is in the given phase and window.

@@ -1,7 +1,7 @@
 //! A consumer by itself, without an orchestrator: follows a slot until told to stop or to an end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerCounts, Lag, StreamPosition};
@@ -11,6 +11,8 @@ use walbench_phases::plan::Consumer;
 
 use crate::copy::{Copying, Exported, Progress};
 use crate::flusher::Flusher;
+use crate::news::News;
+use crate::receiver::Read;
 use crate::recorder::Recorder;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -56,22 +58,31 @@ pub struct Total {
     pub draining: Duration,
 }
 
+/// What was done in about the last second.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    /// Row versions the sink acknowledged.
+    pub rows: u64,
+    /// Commit in PostgreSQL → acknowledged by the sink.
+    pub lag: Timing,
+}
+
 impl Follow {
     /// Connects and starts the stream, or the initial copy that comes before it, in the snapshot of
     /// the slot's start if the slot was made for this. Must be called in a Tokio runtime, in which
-    /// flushes run.
+    /// flushes run. What is lost meanwhile, and comes back, is told as news.
     ///
     /// # Errors
     /// The stream or the copy can't be started.
     pub async fn start(
         following: Following,
         exported: Option<Exported>,
+        news: News,
     ) -> Result<Self, StartError> {
         let Following { address, publication, slot, consumer, until_lsn } = following;
-        let sink =
-            Sink::mock(&consumer).map_err(|failure| StartError { failure, is_usage: true })?;
+        let sink = Sink::mock(&consumer).map_err(StartError::usage)?;
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
-        let flusher = Flusher::new(sink, recorder, 0)
+        let flusher = Flusher::new(sink, recorder, 0, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };
@@ -100,13 +111,22 @@ impl Follow {
         self.flusher.position()
     }
 
-    /// What was done up to now.
-    pub fn total(&mut self) -> &Total {
+    /// Looks what was done since the last time.
+    pub fn look(&mut self) -> Recent {
+        let mut recent = Recent::default();
         for sample in self.flusher.sample(0, Window::Measured) {
+            recent.rows += sample.counts.rows;
+            recent.lag.merge(&sample.lag.commit_to_flushed);
             self.total.counts.merge(&sample.counts);
             self.total.flush.merge(&sample.flush);
             self.total.lag.merge(&sample.lag);
         }
+        recent
+    }
+
+    /// What was done up to the last [`Self::look`], or to the end.
+    #[must_use]
+    pub fn total(&self) -> &Total {
         &self.total
     }
 
@@ -118,15 +138,19 @@ impl Follow {
     /// Completes when it has ended. Safe to drop and call again.
     ///
     /// # Errors
-    /// It could not go on.
+    /// It could not go on; what it did until then is [`Self::total`].
     pub async fn ended(&mut self) -> Result<Total, Failure> {
         let died = |_| Failure::new("the receiving thread died");
-        let (_, read) = (&mut self.ended).await.map_err(died)??;
-        let reading = read.first.zip(read.last).map(|(first, last)| last - first);
-        self.total();
-        self.total.reading = reading.unwrap_or_default();
-        let draining = read.first.zip(read.durable).map(|(first, durable)| durable - first);
-        self.total.draining = draining.unwrap_or_default();
-        Ok(self.total.clone())
+        let ended = (&mut self.ended).await.map_err(died).flatten();
+        let read = match &ended {
+            Ok((_, read)) => *read,
+            // Not all of it is durable, and what is became it until now.
+            Err(_) => Read { durable: Some(Instant::now()), ..self.flusher.read() },
+        };
+        self.look();
+        let since_first = |end: Option<Instant>| Some(end?.saturating_duration_since(read.first?));
+        self.total.reading = since_first(read.last).unwrap_or_default();
+        self.total.draining = since_first(read.durable).unwrap_or_default();
+        ended.map(|_| self.total.clone())
     }
 }

@@ -10,7 +10,7 @@
 //! beside it. Rows are decoded in the read buffer and encoded straight into the batch's, so a row
 //! costs no allocation and one copy. What is done with what arrives is decided by the state machine
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
-//! running stream, `flusher` the way to the sink. [`copy`] brings the rows that were there before the
+//! running stream, `flusher` the way to the sink, `news` what of all that is said. [`copy`] brings the rows that were there before the
 //! stream.
 
 pub mod catalogue;
@@ -23,6 +23,7 @@ mod ceiling;
 mod delivery;
 mod flusher;
 mod follow;
+mod news;
 mod pace;
 mod receiver;
 mod reconnect;
@@ -36,6 +37,7 @@ mod waker;
 
 pub use ceiling::{Ceiling, Reading, ceiling};
 pub use delivery::Delivered;
-pub use follow::{Follow, Following, Total};
+pub use follow::{Follow, Following, Recent, Total};
+pub use news::{News, saying};
 pub use serve::{Prepare, serve};
-pub use thread::StartError;
+pub use thread::{SlotTrouble, StartError};

@@ -13,7 +13,7 @@ use walbench_metrics::sample::StreamPosition;
 use crate::delivery::Delivered;
 use crate::flusher::{FlushEnded, Flusher};
 use crate::pace::Pace;
-use crate::reconnect::{Hearing, Next, Reconnecting, Silence};
+use crate::reconnect::{CONNECTION, Hearing, Next, Reconnecting, Silence};
 use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
 use crate::source::{Anew, Interruption, Source, Terms};
@@ -150,6 +150,14 @@ impl Receiver {
 
     /// Receives until asked to stop, or to the end that was set.
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
+        let received = self.receive();
+        // It counts also where the stream ends by a failure.
+        self.flusher.has_read(self.read);
+        received?;
+        self.finish()
+    }
+
+    fn receive(&mut self) -> Result<(), Failure> {
         self.arrived_with_the_start();
         while !self.flusher.is_stopping() && self.machine.received_lsn() < self.until_lsn {
             self.step(true)?;
@@ -159,7 +167,7 @@ impl Receiver {
             self.machine.cut();
             self.step(false)?;
         }
-        self.finish()
+        Ok(())
     }
 
     /// Does what there is to do, and waits for more.
@@ -170,7 +178,7 @@ impl Receiver {
             Err(Trouble::Failed(failure)) => match self.interruption.take() {
                 Some(Anew::Unanswered(error)) => self.lost(error),
                 Some(Anew::AsText) => {
-                    self.begin_anew_as_text();
+                    self.begin_anew_as_text(&failure);
                     Ok(())
                 }
                 None => Err(failure),
@@ -207,7 +215,7 @@ impl Receiver {
     /// What the catalogue can't be asked at the end comes again after a restart.
     fn advance_at_end(&mut self) -> Result<(), Failure> {
         if let Err(failure) = self.machine.advance() {
-            self.unanswered.take().ok_or(failure)?;
+            self.interruption.take().ok_or(failure)?;
             self.machine.disconnected();
         }
         self.tell_recorder(0);
@@ -384,17 +392,22 @@ impl Receiver {
         self.machine.disconnected();
         self.link = Link::Down(match before {
             Some(reconnecting) => reconnecting.again(error, now)?,
-            None => Reconnecting::new(self.patience, error, now),
+            None => {
+                let news = self.flusher.news.clone();
+                Reconnecting::new(CONNECTION, self.patience, news, now).lost(error)
+            }
         });
         Ok(())
     }
 
     /// The stream comes again from where it is whole, as text.
-    fn begin_anew_as_text(&mut self) {
+    fn begin_anew_as_text(&mut self, reason: &Failure) {
         self.terms.binary = false;
         self.machine.disconnected();
         self.before = None;
-        let renewed = Link::Down(Reconnecting::renew(self.patience, Instant::now()));
+        let news = self.flusher.news.clone();
+        news.tell(format!("the stream begins anew, with values as text: {}", reason.line()));
+        let renewed = Link::Down(Reconnecting::renew(self.patience, news, Instant::now()));
         if let Link::Up(connection) = std::mem::replace(&mut self.link, renewed) {
             connection.terminate();
         }
@@ -427,7 +440,7 @@ impl Receiver {
 
     fn back(&mut self, connection: Connection) {
         if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection)) {
-            self.before = Some(before);
+            self.before = Some(before.came_back());
         }
         self.hearing.heard(Instant::now());
         self.arrived_with_the_start();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
 
+use crate::news::News;
 use crate::replication::{Connection, ReplicationError};
 
 /// Wait before the first try to connect again; it doubles with each further one.
@@ -17,10 +18,22 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The last try begins within the patience, and may take this long beyond it.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
+/// Of tries that fail, the first is told, and then no more than one in this time.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the stream comes over.
+pub(crate) const CONNECTION: &str = "the replication connection";
+
 /// When to try again after a loss, and when no more.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
+    what: &'static str,
     patience: Duration,
+    news: News,
+    /// When it was last told that a try failed.
+    told_at: Option<Instant>,
+    /// The last that was told is not that it is back.
+    is_told: bool,
     lost_at: Instant,
     tries: u32,
     /// When the next try is due.
@@ -46,16 +59,61 @@ pub(crate) enum Next {
 }
 
 impl Reconnecting {
-    /// A connection was lost now.
-    pub(crate) fn new(patience: Duration, error: ReplicationError, now: Instant) -> Self {
-        let next_try = now + FIRST_WAIT;
-        Self { patience, lost_at: now, tries: 0, next_try, error, trying: None }
+    /// There is no connection from now on.
+    pub(crate) fn new(what: &'static str, patience: Duration, news: News, now: Instant) -> Self {
+        Self {
+            what,
+            patience,
+            news,
+            told_at: None,
+            is_told: false,
+            lost_at: now,
+            tries: 0,
+            next_try: now + FIRST_WAIT,
+            error: ReplicationError::Closed,
+            trying: None,
+        }
     }
 
     /// A connection was ended by us, to be followed by another at once.
-    pub(crate) fn renew(patience: Duration, now: Instant) -> Self {
+    pub(crate) fn renew(patience: Duration, news: News, now: Instant) -> Self {
         let patience = patience.max(LAST_TRY);
-        Self { next_try: now, ..Self::new(patience, ReplicationError::Closed, now) }
+        Self { next_try: now, ..Self::new(CONNECTION, patience, news, now) }
+    }
+
+    /// There was one, and this is how it ended.
+    pub(crate) fn lost(mut self, error: ReplicationError) -> Self {
+        self.tell(format!("lost {}: {}", self.what, error.line()), true);
+        self.error = error;
+        self
+    }
+
+    /// There is one again.
+    pub(crate) fn came_back(mut self) -> Self {
+        if self.is_told {
+            let after = self.after(self.tries + 1);
+            self.tell(format!("{} is back {after}", self.what), false);
+        }
+        self
+    }
+
+    fn tell(&mut self, text: String, is_told: bool) {
+        self.news.tell(text);
+        self.is_told = is_told;
+    }
+
+    fn tell_failed(&mut self, now: Instant) {
+        if self.told_at.is_none_or(|told_at| now - told_at >= TELL_INTERVAL) {
+            self.told_at = Some(now);
+            let after = self.after(self.tries);
+            let text = format!("{} is not back {after}: {}", self.what, self.error.line());
+            self.tell(text, true);
+        }
+    }
+
+    fn after(&self, tries: u32) -> String {
+        let plural = if tries == 1 { "try" } else { "tries" };
+        format!("after {:.1} s ({tries} {plural})", self.lost_at.elapsed().as_secs_f64())
     }
 
     /// Tells what to do.
@@ -109,7 +167,12 @@ impl Reconnecting {
         let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
         // The last try is at the end of the patience, and not before.
         self.next_try = (now + wait).min(self.end().max(now));
-        may_pass && now < self.end()
+        let is_another = may_pass && now < self.end();
+        // What ends it is said by the error that it ends with.
+        if is_another {
+            self.tell_failed(now);
+        }
+        is_another
     }
 
     /// The connection that had come back was lost again before it brought anything.
@@ -188,7 +251,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn lost(now: Instant) -> Reconnecting {
-        Reconnecting::new(PATIENCE, ReplicationError::Closed, now)
+        Reconnecting::new(CONNECTION, PATIENCE, News::default(), now)
     }
 
     #[test]

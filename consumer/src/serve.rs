@@ -15,7 +15,9 @@ use walbench_phases::address::PostgresAddress;
 
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
+use crate::news::{News, saying};
 use crate::recorder::Recorder;
+use crate::rowbinary::FULL_IDENTITY;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::thread::{self, Ended, Started, Task};
@@ -47,7 +49,7 @@ type Out = FromWorker<Delivered>;
 /// # Errors
 /// The consumer can't go on; the orchestrator was told, if it still listens.
 pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result<(), Failure> {
-    let ended = converse(&mut reader, &mut writer).await;
+    let ended = saying(|news| converse(&mut reader, &mut writer, news)).await;
     match ended {
         Ok(()) | Err(End::Alone(LinkError::Closed | LinkError::Truncated { .. })) => Ok(()),
         Err(End::Alone(error)) => {
@@ -56,9 +58,20 @@ pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result
             Err(failure)
         }
         Err(End::Failed(failure)) => {
+            let failure = hinted_for_a_plan(failure);
             let _ = writer.send(&Out::Failed(failure.clone())).await;
             Err(failure)
         }
+    }
+}
+
+/// The tables of a run are made as its plan says: what is to be altered in them has a key.
+fn hinted_for_a_plan(failure: Failure) -> Failure {
+    match &failure.hint {
+        Some(hint) if hint.ends_with(FULL_IDENTITY) => {
+            failure.hint("set postgres.replica_identity = \"full\"")
+        }
+        _ => failure,
     }
 }
 
@@ -82,9 +95,13 @@ impl From<Failure> for End {
     }
 }
 
-async fn converse(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Result<(), End> {
+async fn converse(
+    reader: &mut WorkerReader,
+    writer: &mut WorkerWriter,
+    news: News,
+) -> Result<(), End> {
     let (worker, prepare) = greet(reader, writer).await?;
-    let starting = Follower::start(worker, prepare);
+    let starting = Follower::start(worker, prepare, news);
     let mut follower = tokio::select! {
         follower = starting => follower?,
         // Nothing is due while it connects but the end: a server that accepts and is silent must
@@ -137,13 +154,13 @@ struct Follower {
 }
 
 impl Follower {
-    async fn start(worker: String, prepare: Prepare) -> Result<Self, Failure> {
+    async fn start(worker: String, prepare: Prepare, news: News) -> Result<Self, Failure> {
         let Prepare { run, address, plan, slot, publication, .. } = prepare;
         let consumer = plan.consumer.clone();
         let correction_us = prepare.clock_correction_us;
         let recorder =
             Recorder::new(worker.clone(), consumer.record_timings, wall_us() - correction_us);
-        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, correction_us)
+        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, correction_us, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = format!("walbench {worker}");
         let task = Task {

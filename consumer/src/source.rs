@@ -164,9 +164,8 @@ impl Terms {
         };
         let newest = newest_protocol(server_version);
         let protocol_version = plan.protocol_version.unwrap_or(newest);
-        let refused = |what: String, hint: &str| {
-            Err(StartError { failure: Failure::new(what).hint(hint), is_usage: true })
-        };
+        let refused =
+            |what: String, hint: &str| Err(StartError::usage(Failure::new(what).hint(hint)));
         if plan.column_format == ColumnFormat::Binary && !unreadable.is_empty() {
             let what = format!("the binary form of {} is not read", unreadable.join(", "));
             return refused(what, "consumer.column_format = \"auto\" asks for text then");

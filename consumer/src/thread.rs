@@ -13,11 +13,17 @@ use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
 use crate::receiver::{Read, Receiver};
-use crate::reconnect::Reconnecting;
+use crate::reconnect::{CONNECTION, Reconnecting};
 use crate::replication::{Connection, ReplicationError};
 use crate::rowbinary::{Policy, Table};
 use crate::source::{LiveCatalogue, Opened, Source, Terms};
 use crate::stream::{Bounds, Machine, Settings, Writing};
+
+/// A slot that another connection holds at the start may be free soon, or is not in this time.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at it.
+const SLOT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a thread is to do.
 pub(crate) struct Task {
@@ -55,17 +61,40 @@ pub struct StartError {
     pub failure: Failure,
     /// The user asked for something that is not there, or not so.
     pub is_usage: bool,
+    /// What is wrong with the slot, if it is that.
+    pub slot: Option<SlotTrouble>,
+}
+
+/// What can be wrong with a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotTrouble {
+    /// It does not exist.
+    Missing,
+    /// Another connection holds it.
+    Active,
+}
+
+impl StartError {
+    /// The user asked for something that is not there, or not so.
+    pub(crate) fn usage(failure: Failure) -> Self {
+        Self { failure, is_usage: true, slot: None }
+    }
 }
 
 impl From<ReplicationError> for StartError {
     fn from(error: ReplicationError) -> Self {
-        Self { is_usage: error.is_usage(), failure: error.into_failure() }
+        let slot = match &error {
+            ReplicationError::SlotMissing { .. } => Some(SlotTrouble::Missing),
+            ReplicationError::SlotActive { .. } => Some(SlotTrouble::Active),
+            _ => None,
+        };
+        Self { is_usage: error.is_usage(), failure: error.into_failure(), slot }
     }
 }
 
 impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
-        Self { failure, is_usage: false }
+        Self { failure, is_usage: false, slot: None }
     }
 }
 
@@ -120,7 +149,7 @@ impl Prepared {
 fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>), StartError> {
     let Task { source, plan, run, server_correction_us, until_lsn, exported } = task;
     let policy = Policy::from(&plan);
-    let mut opened = source.open(&plan)?;
+    let mut opened = open(&source, &plan, &flusher)?;
     let mut notes: Vec<_> =
         opened.catalogue.tables(policy).iter().filter_map(Table::notes).collect();
     let copy = match plan.initial_copy {
@@ -153,6 +182,28 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
     Ok((Prepared::Copying(Box::new(copy), Box::new(streaming)), notes))
 }
 
+/// Connects. Who held the slot before and crashed may hold it still: PostgreSQL takes a moment to
+/// notice.
+fn open(source: &Source, plan: &Consumer, flusher: &Flusher) -> Result<Opened, StartError> {
+    let patience = SLOT_PATIENCE.min(Duration::from_secs_f64(plan.reconnect_sec));
+    let deadline = Instant::now() + patience;
+    let mut is_told = false;
+    loop {
+        let error = match source.open(plan) {
+            Err(error) if error.slot == Some(SlotTrouble::Active) => error,
+            opened => return opened,
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            let (seconds, reason) = (patience.as_secs_f64(), error.failure.line());
+            flusher.news.tell(format!("waiting for the slot, up to {seconds} s: {reason}"));
+        }
+        std::thread::sleep(SLOT_INTERVAL);
+    }
+}
+
 /// A stream that can be started.
 struct Streaming {
     source: Source,
@@ -170,15 +221,19 @@ impl Streaming {
     /// Connects and starts the stream behind a copy, as often as the plan's patience allows.
     fn start(mut self, of_one_moment: bool) -> Result<Receiver, Failure> {
         let patience = Duration::from_secs_f64(self.plan.reconnect_sec);
-        let mut reconnecting = None;
+        let mut before: Option<Reconnecting> = None;
         loop {
             let error = match self.connect(of_one_moment) {
-                Ok(connection) => return Ok(self.receiver(connection)),
+                Ok(connection) => {
+                    before.map(Reconnecting::came_back);
+                    return Ok(self.receiver(connection));
+                }
                 Err(error) => error,
             };
             let now = Instant::now();
-            let lost = || Reconnecting::new(patience, ReplicationError::Closed, now);
-            let reconnecting: &mut Reconnecting = reconnecting.get_or_insert_with(lost);
+            let news = self.flusher.news.clone();
+            let lost = || Reconnecting::new(CONNECTION, patience, news, now);
+            let reconnecting = before.get_or_insert_with(lost);
             if !reconnecting.failed(error, now) || self.flusher.is_stopping() {
                 return Err(reconnecting.give_up());
             }

@@ -51,6 +51,13 @@ impl Failure {
         self
     }
 
+    /// Error and causes in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let parts = std::iter::once(&self.error).chain(&self.causes);
+        parts.map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join(": ")
+    }
+
     /// Says what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -103,6 +110,10 @@ mod tests {
             failure.to_string(),
             "error: the run can't start\n  caused by: can't read the plan: disk on fire\n  \
              caused by: somebody smoked\n  hint: open a window"
+        );
+        assert_eq!(
+            failure.line(),
+            "the run can't start: can't read the plan: disk on fire: somebody smoked"
         );
     }
 }

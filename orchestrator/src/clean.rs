@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use walbench_metrics::Failure;
 use walbench_phases::address::PostgresAddress;
 
+use crate::address::given_address;
 use crate::cli::CleanArgs;
 use crate::ending::{self, Ending};
 use crate::postgres::control::Control;
@@ -25,8 +26,7 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn clean(args: &CleanArgs) -> Result<u8, Ending> {
     let mut said = clean_folders(&parent_folder(), args.dry_run).map_err(Ending::component)?;
     if let Some(url) = &args.postgres {
-        let address = PostgresAddress::parse(url)
-            .map_err(|e| Ending::usage(Failure::new("--postgres can't be used").caused_by(&e)))?;
+        let address = given_address("--postgres", url).map_err(Ending::usage)?;
         said.extend(clean_server(&address, args.dry_run).await.map_err(Ending::component)?);
     }
     if said.is_empty() {

@@ -21,7 +21,7 @@ Examples:
   walbench follow … --for 60 --set consumer.flush_batch_size=5000
   walbench follow … --create-slot --initial-copy --copy-state copy.json      existing rows first
 
-A slot that follow makes stays, and keeps WAL until it is dropped.";
+A slot that follow makes stays, and keeps WAL until it is dropped; --drop-slot drops it at the end.";
 
 /// Load-tests, profiles and proves a PostgreSQL → ClickHouse replication pipeline.
 #[derive(Debug, Parser)]
@@ -180,6 +180,9 @@ pub(crate) struct FollowArgs {
     /// Make the slot if it is not there
     #[arg(long)]
     pub(crate) create_slot: bool,
+    /// Drop the slot at the end, if this very command made it
+    #[arg(long, requires = "create_slot", conflicts_with = "copy_state")]
+    pub(crate) drop_slot: bool,
     /// Copy the rows that exist before following the changes
     #[arg(long)]
     pub(crate) initial_copy: bool,

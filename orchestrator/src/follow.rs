@@ -8,12 +8,16 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
-use walbench_consumer::{Ceiling, Follow, Following, Reading, StartError, Total, ceiling};
+use walbench_consumer::{
+    Ceiling, Follow, Following, News, Reading, Recent, SlotTrouble, StartError, Total, ceiling,
+    saying,
+};
 use walbench_metrics::{Failure, Timing};
 use walbench_phases::address::PostgresAddress;
 use walbench_phases::plan::{Consumer, MockLevel};
 use walbench_phases::{Env, Override, Plan, Source, load};
 
+use crate::address::given_address;
 use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
 use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
@@ -25,6 +29,9 @@ const PLAN: &str = "producer.enabled = false\n[[phases]]\nname = \"follow\"\ndur
 /// committed may stay unflushed for long, and is nothing to wait for.
 const WAL_WRITER_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The server's end of a stream is over a moment after ours.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
     if args.clickhouse.is_some() {
@@ -32,17 +39,21 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
         let hint = "--mock-clickhouse follows into the mock";
         return Err(Ending::usage(Failure::new(what).hint(hint)));
     }
+    saying(|news| follow_saying(args, news)).await
+}
+
+async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
     let following = following(&args.stream, &follow_overrides(args))?;
     let made = match args.create_slot {
-        true => create_slot(&following).map_err(start_failed)?,
+        true => create_slot(&following, args.drop_slot).map_err(start_failed)?,
         false => None,
     };
     let is_made = made.is_some();
-    let started = Follow::start(following.clone(), made.and_then(|made| made.exported)).await;
+    let started = Follow::start(following.clone(), made.and_then(|made| made.exported), news).await;
     if is_made && started.is_err() {
         drop_slot(&following);
     }
-    let mut follow = started.map_err(start_failed)?;
+    let mut follow = started.map_err(|error| start_failed(with_flag(error)))?;
     if !is_made && following.consumer.mock_level != MockLevel::Files {
         ending::say(
             "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
@@ -51,19 +62,35 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
     for note in follow.notes() {
         ending::say(&format!("note: {note}"));
     }
-    let started = Instant::now();
-    let (total, interrupted) = until_end(&mut follow, args, started).await?;
-    let position = follow.position();
-    let report = Report {
-        total,
-        copying: follow.copying().unwrap_or_default(),
-        received_lsn: position.received_lsn,
-        confirmed_lsn: position.confirmed_lsn,
-        used: used(),
-    };
-    let text = if args.stream.json { format!("{}\n", report.json()) } else { report.text() };
+    let ended = until_end(&mut follow, args, Instant::now()).await;
+    let has_ended = ended.is_ok();
+    let code = ended.and_then(|end| report(&follow, end, args.stream.json));
+    match is_made && args.drop_slot {
+        true if has_ended => drop_slot(&following),
+        // It is still streamed, by a thread that does not end.
+        true => ending::say(&format!("slot \"{}\" is left behind", following.slot)),
+        false => {}
+    }
+    code
+}
+
+/// Reports what was done, also where it ends by a failure.
+fn report(follow: &Follow, end: End, as_json: bool) -> Result<u8, Ending> {
+    let report = Report::of(follow, end.failure);
+    let text = if as_json { format!("{}\n", report.json()) } else { report.text() };
     ending::print(&text)?;
-    Ok(if interrupted { ending::INTERRUPTED } else { 0 })
+    match report.failure {
+        Some(failure) => Err(Ending::component(failure)),
+        None => Ok(if end.is_partial { ending::INTERRUPTED } else { 0 }),
+    }
+}
+
+/// How it ended.
+struct End {
+    /// The user ended it before the end that was set.
+    is_partial: bool,
+    /// Why it could not go on.
+    failure: Option<Failure>,
 }
 
 /// Follows until the end that was asked for, or the user's.
@@ -71,24 +98,23 @@ async fn until_end(
     follow: &mut Follow,
     args: &FollowArgs,
     started: Instant,
-) -> Result<(Total, bool), Ending> {
+) -> Result<End, Ending> {
     let no_signal = |e| Ending::component(Failure::new("signals can't be caught").caused_by(&e));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let length = args.for_sec.map(Duration::from_secs_f64);
     let has_end = length.is_some() || args.stream.until_lsn.is_some();
-    let (mut rows, mut signals, mut is_partial, mut copied) = (0, 0, false, Said::default());
+    let (mut signals, mut is_partial, mut copied) = (0, false, Said::default());
     second.tick().await;
     loop {
         let left = length.map(|length| length.saturating_sub(started.elapsed()));
         tokio::select! {
-            total = follow.ended() => {
-                let total = total.map_err(Ending::component)?;
+            ended = follow.ended() => {
                 if !args.stream.json {
                     copied.say(follow.copying());
                 }
-                return Ok((total, is_partial));
+                return Ok(End { is_partial, failure: ended.err() });
             }
             Some(()) = signalled(&mut interrupt, &mut terminate) => {
                 // One that goes on for ever is ended so, unless it has not come that far.
@@ -102,14 +128,13 @@ async fn until_end(
             }
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => follow.stop(),
             _ = second.tick() => {
-                let now = follow.total().counts.rows;
+                let recent = follow.look();
                 if !args.stream.json {
                     copied.say(follow.copying());
                     if !is_copying(follow) {
-                        say_position(follow, started.elapsed(), now, now - rows);
+                        say_position(follow, started.elapsed(), &recent);
                     }
                 }
-                rows = now;
             }
         }
     }
@@ -119,14 +144,21 @@ fn is_copying(follow: &Follow) -> bool {
     follow.copying().is_some_and(|copying| !copying.ended)
 }
 
-fn say_position(follow: &Follow, elapsed: Duration, rows: u64, rows_per_s: u64) {
-    let position = follow.position();
+fn say_position(follow: &Follow, elapsed: Duration, recent: &Recent) {
+    let (position, rows) = (follow.position(), follow.total().counts.rows);
     ending::say(&format!(
-        "{:>4.0} s  {rows_per_s:>9} rows/s  {rows:>12} rows  confirmed {}  in flight {:.1} MB",
+        "{:>4.0} s  {:>9} rows/s  {rows:>12} rows  lag p50 {}, p99 {}  confirmed {}  in flight {:.1} MB",
         elapsed.as_secs_f64(),
+        recent.rows,
+        ms(recent.lag.quantile_us(0.5)),
+        ms(recent.lag.quantile_us(0.99)),
         lsn_text(position.confirmed_lsn),
         position.in_flight_bytes as f64 / 1e6,
     ));
+}
+
+fn ms(us: Option<u64>) -> String {
+    us.map_or("–".into(), |us| format!("{:.1} ms", us as f64 / 1e3))
 }
 
 /// What was last said of the initial copy.
@@ -224,8 +256,7 @@ fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
 }
 
 fn following(args: &StreamArgs, flags: &[Override]) -> Result<Following, Ending> {
-    let address = PostgresAddress::parse(&args.postgres)
-        .map_err(|e| Ending::usage(Failure::new("--postgres can't be used").caused_by(&e)))?;
+    let address = given_address("--postgres", &args.postgres).map_err(Ending::usage)?;
     let until_lsn = match args.until_lsn.as_deref() {
         None => None,
         Some("current") => Some(current_lsn(&address).map_err(start_failed)?),
@@ -290,7 +321,7 @@ struct Made {
 }
 
 /// Makes the slot if it is not there.
-fn create_slot(following: &Following) -> Result<Option<Made>, StartError> {
+fn create_slot(following: &Following, drop_slot: bool) -> Result<Option<Made>, StartError> {
     let Following { address, slot, consumer, publication, .. } = following;
     let mut connection = Connection::open(address, "walbench follow")?;
     if Slot::read(&mut connection, slot)?.is_some() {
@@ -307,8 +338,12 @@ fn create_slot(following: &Following) -> Result<Option<Made>, StartError> {
             (exported.consistent_lsn(), Some(exported))
         }
     };
+    let end = match drop_slot {
+        true => " at the end".into(),
+        false => format!(": SELECT pg_drop_replication_slot('{slot}')"),
+    };
     ending::say(&format!(
-        "made slot \"{slot}\" at {}; it keeps WAL until it is dropped: SELECT pg_drop_replication_slot('{slot}')",
+        "made slot \"{slot}\" at {}; it keeps WAL until it is dropped{end}",
         lsn_text(consistent_lsn)
     ));
     Ok(Some(Made { exported }))
@@ -316,17 +351,35 @@ fn create_slot(following: &Following) -> Result<Option<Made>, StartError> {
 
 /// A slot that is of no use would keep WAL for ever.
 fn drop_slot(following: &Following) {
-    let dropped = Connection::open(&following.address, "walbench follow")
-        .and_then(|mut connection| connection.drop_slot(&following.slot));
     let slot = &following.slot;
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    let dropped =
+        Connection::open(&following.address, "walbench follow").and_then(|mut connection| {
+            loop {
+                match connection.drop_slot(slot) {
+                    Err(error) if error.is_slot_active() && Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    dropped => return dropped,
+                }
+            }
+        });
     ending::say(&match dropped {
         Ok(()) => format!("dropped slot \"{slot}\" again"),
         Err(error) => format!("slot \"{slot}\" is left behind: {error}"),
     });
 }
 
+/// There is a flag for what is missing.
+fn with_flag(mut error: StartError) -> StartError {
+    if let (Some(SlotTrouble::Missing), Some(hint)) = (error.slot, &mut error.failure.hint) {
+        hint.push_str(", or use --create-slot");
+    }
+    error
+}
+
 fn start_failed(error: StartError) -> Ending {
-    let StartError { failure, is_usage } = error;
+    let StartError { failure, is_usage, .. } = error;
     if is_usage { Ending::usage(failure) } else { Ending::component(failure) }
 }
 
@@ -367,9 +420,23 @@ struct Report {
     received_lsn: u64,
     confirmed_lsn: u64,
     used: Used,
+    failure: Option<Failure>,
 }
 
 impl Report {
+    /// What was done, at the end.
+    fn of(follow: &Follow, failure: Option<Failure>) -> Self {
+        let position = follow.position();
+        Self {
+            total: follow.total().clone(),
+            copying: follow.copying().unwrap_or_default(),
+            received_lsn: position.received_lsn,
+            confirmed_lsn: position.confirmed_lsn,
+            used: used(),
+            failure,
+        }
+    }
+
     /// Until all of them were durable; nothing is no rate.
     fn rows_per_s(&self) -> Option<f64> {
         let Total { counts, draining, .. } = &self.total;
@@ -377,9 +444,9 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { total, copying, received_lsn, confirmed_lsn, used } = self;
+        let Self { total, copying, received_lsn, confirmed_lsn, used, failure } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
-        json!({
+        let mut report = json!({
             "rows": counts.rows,
             "transactions": counts.transactions,
             "seconds": seconds,
@@ -407,15 +474,17 @@ impl Report {
             "max_rss_bytes": used.max_rss_bytes,
             "received_lsn": lsn_text(*received_lsn),
             "confirmed_lsn": lsn_text(*confirmed_lsn),
-        })
+        });
+        if let Some(failure) = failure {
+            report["error"] = failure.line().into();
+        }
+        report
     }
 
     fn text(&self) -> String {
         let Self { total, copying, confirmed_lsn, used, .. } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         let lag = &total.lag.commit_to_flushed;
-        let ms =
-            |us: Option<u64>| us.map_or("–".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
         format!(
             "{}{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
              lag commit → flushed: p50 {}, p99 {}, max {}\n\

@@ -11,6 +11,7 @@
 //! verb `worker` says which. This room alone knows all others; it knows nothing of pgoutput or
 //! RowBinary.
 
+mod address;
 mod clean;
 mod cli;
 mod ending;

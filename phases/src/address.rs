@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::env::Env;
 use crate::hint::did_you_mean;
+use crate::password_file;
 use crate::url::{MASK, Url, decode, encode};
 
 /// Where libpq looks for a server when no host is named, as Debian and Red Hat build it.
@@ -33,6 +37,33 @@ const OPTIONS: [&str; 14] = [
     "options",
     "sslnegotiation",
     "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+/// What some of them may be: the values that ask for nothing that walbench can't do, and what to do
+/// where another is given.
+const KEPT: [(&str, &[&str], &str); 4] = [
+    (
+        "channel_binding",
+        &["disable", "prefer"],
+        "leave it out; sslmode=verify-full keeps everybody else from standing in between",
+    ),
+    ("gssencmode", &["disable", "prefer"], "leave it out; sslmode says how to encrypt by TLS"),
+    (
+        "sslnegotiation",
+        &["postgres"],
+        "leave it out; walbench asks for TLS as every server knows it",
+    ),
+    ("target_session_attrs", &["any"], "leave it out, and name the server that you mean"),
+];
+
+/// Those that are whole numbers.
+const NUMBERS: [&str; 6] = [
+    "connect_timeout",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
     "tcp_user_timeout",
 ];
 
@@ -176,7 +207,8 @@ impl PostgresAddress {
     ///
     /// # Errors
     ///
-    /// Anything that is neither, several hosts, or a parameter that is not known.
+    /// Anything that is neither, several hosts, or a parameter that is not known or asks for what
+    /// walbench can't do.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let text = text.trim();
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
@@ -204,10 +236,42 @@ impl PostgresAddress {
             ssl,
             options: parameters,
         };
-        match address.options.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
-            Some(name) => Err(unknown_parameter(name)),
-            None => Ok(address),
+        address.options.iter().try_for_each(|(name, value)| check_option(name, value))?;
+        Ok(address)
+    }
+
+    /// The address with what libpq takes from elsewhere where it says nothing: the user from
+    /// `PGUSER` or the operating system, the password from `PGPASSWORD` or the password file
+    /// (`PGPASSFILE`, `~/.pgpass`). Beside it, why a password file was not read.
+    #[must_use]
+    pub fn completed(mut self, env: &Env) -> (Self, Option<String>) {
+        let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
+        self.user = self.user.or_else(|| set("PGUSER")).or_else(|| env.system_user());
+        self.password = self.password.or_else(|| set("PGPASSWORD"));
+        let in_home = || Some(Path::new(&set("HOME")?).join(".pgpass"));
+        let file = set("PGPASSFILE").map(PathBuf::from).or_else(in_home);
+        let Some(file) = file.filter(|_| self.password.is_none()) else { return (self, None) };
+        match read_password_file(&file) {
+            Ok(text) => {
+                self.password = self.password_in(&text).filter(|password| !password.is_empty());
+                (self, None)
+            }
+            Err(reason) => {
+                (self, reason.map(|why| format!("{} is not read: {why}", file.display())))
+            }
         }
+    }
+
+    /// What a password file has for it. A server on this machine's usual socket is `localhost`.
+    fn password_in(&self, text: &str) -> Option<String> {
+        let host = match &self.host {
+            Host::Tcp(host) => host.into(),
+            Host::Unix(folder) if folder == Path::new(DEFAULT_SOCKET_FOLDER) => "localhost".into(),
+            Host::Unix(folder) => folder.to_string_lossy(),
+        };
+        let user = self.user.as_deref()?;
+        let dbname = self.dbname.as_deref().unwrap_or(user);
+        password_file::find(text, [&*host, &self.port.to_string(), dbname, user])
     }
 
     /// The same server and login, another database.
@@ -264,6 +328,37 @@ impl fmt::Display for PostgresAddress {
 impl fmt::Debug for PostgresAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgresAddress({})", self.to_masked_string())
+    }
+}
+
+/// The text of a password file; none if there is no such file, and why, if one is not to be read.
+fn read_password_file(path: &Path) -> Result<String, Option<&'static str>> {
+    let facts = std::fs::metadata(path).map_err(|_| None)?;
+    if !facts.is_file() {
+        return Err(Some("it is no plain file"));
+    }
+    if facts.permissions().mode() & 0o077 != 0 {
+        return Err(Some(
+            "it has group or world access; permissions should be u=rw (0600) or less",
+        ));
+    }
+    let is_text = |e: &io::Error| e.kind() == io::ErrorKind::InvalidData;
+    std::fs::read_to_string(path).map_err(|e| is_text(&e).then_some("it is not text in UTF-8"))
+}
+
+fn check_option(name: &str, value: &str) -> Result<(), AddressError> {
+    if !OPTIONS.contains(&name) {
+        return Err(unknown_parameter(name));
+    }
+    if NUMBERS.contains(&name) && value.parse::<u32>().is_err() {
+        let hint = format!("write it as {name}=10, or leave it out");
+        return Err(AddressError::new(format!("{name} is not a whole number"), hint));
+    }
+    match KEPT.iter().find(|(kept, _, _)| *kept == name) {
+        Some((_, values, hint)) if !values.contains(&value) => {
+            Err(AddressError::new(format!("walbench can't do what {name} asks for"), *hint))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -372,6 +467,10 @@ fn take_host(parameters: &mut BTreeMap<String, String>) -> Result<Host, AddressE
             let hint = "leave hostaddr out; the host's name is looked up";
             return Err(AddressError::new("both host and hostaddr are given", hint));
         }
+        (None, Some(address)) if !address.contains(',') && address.parse::<IpAddr>().is_err() => {
+            let hint = "name a server or a socket's folder by host";
+            return Err(AddressError::new("hostaddr is not an IP address", hint));
+        }
         (host, address) => host.or(address).unwrap_or_else(|| DEFAULT_SOCKET_FOLDER.into()),
     };
     if host.contains(',') { Err(several_hosts()) } else { Ok(Host::parse(host)) }
@@ -411,7 +510,7 @@ fn take_ssl(
 
 #[cfg(test)]
 mod tests {
-    use proptest::collection::btree_map;
+    use proptest::collection::vec;
     use proptest::option::of;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -513,6 +612,12 @@ mod tests {
             "postgres://db/?ssl_mode=require",
             "postgres://db/?sslcert=x",
             "postgres://db/?hostaddr=::1",
+            "postgres:///?hostaddr=db",
+            "postgres://db/?target_session_attrs=read-write",
+            "postgres://db/?sslnegotiation=direct",
+            "postgres://db/?gssencmode=require",
+            "postgres://db/?channel_binding=require",
+            "postgres://db/?connect_timeout=soon",
         ];
         let text: Vec<String> = wrong
             .iter()
@@ -524,13 +629,97 @@ mod tests {
         insta::assert_snapshot!(text.join("\n"));
     }
 
+    #[test]
+    fn what_asks_for_nothing_is_taken() {
+        let address = parse(
+            "postgres://db/?target_session_attrs=any&sslnegotiation=postgres&gssencmode=prefer\
+             &channel_binding=prefer&connect_timeout=0&keepalives=1",
+        );
+        assert_eq!(address.options.len(), 6);
+        assert_eq!(parse("postgres:///?hostaddr=::1").host, Host::Tcp("::1".into()));
+    }
+
+    fn completed(url: &str, env: &[(&str, &str)]) -> (Option<String>, Option<String>) {
+        let (address, note) = parse(url).completed(&Env::from_pairs(env.iter().copied()));
+        assert_eq!(note, None);
+        (address.user, address.password)
+    }
+
+    #[test]
+    fn what_an_address_leaves_out_comes_from_the_environment() {
+        let some = |text: &str| Some(text.to_owned());
+        let env = [("PGUSER", "bob"), ("PGPASSWORD", "secret")];
+        assert_eq!(completed("postgres://db", &env), (some("bob"), some("secret")));
+        assert_eq!(completed("postgres://ann@db", &env), (some("ann"), some("secret")));
+        assert_eq!(completed("postgres://ann:own@db", &env), (some("ann"), some("own")));
+        assert_eq!(completed("postgres://ann@db", &[("PGPASSWORD", "")]), (some("ann"), None));
+        assert_eq!(completed("postgres://db", &[]), (None, None));
+        assert!(parse("postgres://db").completed(&Env::here()).0.user.is_some());
+    }
+
+    #[test]
+    fn a_password_file_is_read_if_nobody_else_can() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(".pgpass");
+        let text = "db:5432:app:ann:of app\nlocalhost:*:*:ann:of this machine\n\
+                    /run/pg:*:ann:ann:of a socket\n*:*:*:carl:of carl\n";
+        std::fs::write(&path, text).unwrap();
+        let allow =
+            |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let home_env = Env::from_pairs([("HOME", home.path().to_str().unwrap())]);
+        let password = |url: &str, env: &Env| parse(url).completed(env);
+        for mode in [0o640, 0o604, 0o660] {
+            allow(mode);
+            let (address, note) = password("postgres://ann@db/app", &home_env);
+            let note = note.unwrap();
+            assert!(address.password.is_none() && note.contains("u=rw (0600)"), "{note}");
+        }
+        allow(0o600);
+        for (url, expected) in [
+            ("postgres://ann@db/app", Some("of app")),
+            ("postgres://ann:own@db/app", Some("own")),
+            ("postgres://ann@db/other", None),
+            ("postgres://ann@/other", Some("of this machine")),
+            ("postgres://ann@/?host=/run/pg", Some("of a socket")),
+            ("postgres://carl@anywhere:1/any", Some("of carl")),
+        ] {
+            let (address, note) = password(url, &home_env);
+            assert_eq!((address.password.as_deref(), note), (expected, None), "{url}");
+        }
+        // Named itself, and not there.
+        let (file, gone) = (path.to_str().unwrap(), "/nowhere/at/all");
+        for (file, expected) in [(file, Some("of app")), (gone, None)] {
+            let env = Env::from_pairs([("PGPASSFILE", file), ("HOME", "/nowhere")]);
+            let (address, note) = password("postgres://ann@db/app", &env);
+            assert_eq!((address.password.as_deref(), note), (expected, None), "{file}");
+        }
+        let folder = home.path().to_str().unwrap();
+        let note = password("postgres://ann@db", &Env::from_pairs([("PGPASSFILE", folder)])).1;
+        assert_eq!(note, Some(format!("{folder} is not read: it is no plain file")));
+    }
+
+    /// A value that the option may have.
+    fn option() -> impl Strategy<Value = (&'static str, String)> {
+        select(OPTIONS.as_slice()).prop_flat_map(|name| {
+            let kept = KEPT.iter().find(|(kept, _, _)| *kept == name);
+            let value = match kept {
+                Some((_, values, _)) => select(*values).prop_map(String::from).boxed(),
+                None if NUMBERS.contains(&name) => {
+                    any::<u32>().prop_map(|number| number.to_string()).boxed()
+                }
+                None => "[^\0]{1,12}".boxed(),
+            };
+            (Just(name), value)
+        })
+    }
+
     fn address() -> impl Strategy<Value = PostgresAddress> {
         let text = || "[^\0]{1,12}";
         let tcp = "[^\0,/@][^\0,]{0,12}".prop_map(Host::Tcp);
         let unix = "[/@][^\0,]{0,12}".prop_map(|folder| Host::Unix(folder.into()));
         let modes: Vec<SslMode> = SslMode::NAMES.iter().map(|(_, mode)| *mode).collect();
         let ssl = (select(modes), of("[a-z/.]{1,5}"));
-        let options = btree_map(select(OPTIONS.as_slice()), text(), 0..3);
+        let options = vec(option(), 0..3);
         let login = (of(text()), of(text()), of(text()));
         (prop_oneof![tcp, unix], 1..=u16::MAX, login, ssl, options).prop_map(
             |(host, port, (user, password, dbname), (mode, root), options)| PostgresAddress {

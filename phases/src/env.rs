@@ -53,6 +53,12 @@ impl Env {
         from_process.or_else(|| self.pairs.get(name).cloned())
     }
 
+    /// Who runs this process, as the operating system calls them.
+    pub(crate) fn system_user(&self) -> Option<String> {
+        let user = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        self.process.then(user).flatten().map(|user| user.name)
+    }
+
     /// Why variables may be missing.
     pub(crate) fn problem(&self) -> Option<&Problem> {
         self.problem.as_ref()

@@ -18,6 +18,7 @@ mod interpolate;
 mod key;
 mod load;
 mod overrides;
+mod password_file;
 pub mod plan;
 mod problem;
 pub mod schedule;

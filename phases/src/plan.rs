@@ -349,7 +349,8 @@ pub struct Consumer {
     /// Tries of one flush before the consumer gives up.
     #[schemars(range(min = 1, max = 1_000))]
     pub max_attempts: u32,
-    /// Seconds a lost replication connection may take to come back; 0 gives up at once.
+    /// Seconds a lost replication connection may take to come back, and a slot that is held at the
+    /// start to become free (no more than 10 s); 0 gives up at once.
     #[schemars(range(min = 0, max = 86_400))]
     pub reconnect_sec: f64,
     /// Seconds without a byte from PostgreSQL, asked for a sign of life after half of them, at which
@@ -395,7 +396,7 @@ pub struct Consumer {
     /// Time each mock flush takes beyond its CPU cost, in ms.
     #[schemars(range(min = 0, max = 3_600_000))]
     pub mock_delay_ms: u64,
-    /// Folder that the mock of level `files` writes into.
+    /// Folder that the mock of level `files` writes into; consumers may share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mock_dir: Option<PathBuf>,
     /// `false` leaves out lag and flush timings: for measuring what measuring costs.

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::progress::Progress;
 use super::session::Trouble;
 use crate::flusher::Flusher;
+use crate::news::News;
 use crate::pgoutput::Tuple;
 use crate::rowbinary::{EncodeError, RowKind, Table, Unencodable};
 use crate::sink::SinkError;
@@ -73,6 +74,11 @@ impl Handing {
         }
     }
 
+    /// Where losses are told.
+    pub(super) fn news(&self) -> News {
+        self.flusher.news.clone()
+    }
+
     /// Nothing more is given out or handed over.
     pub(super) fn close(&self) {
         self.board.close();
@@ -127,12 +133,16 @@ impl Handing {
         let (mut work, mut failures) = (Work::Write(batch), 0);
         loop {
             let (back, result) = self.flusher.carry_out(work).await;
-            let Err(SinkError { failure, transient }) = result else {
+            let Err(error) = result else {
                 let Work::Write(batch) = back else { return Ok(Batch::default()) };
                 return Ok(batch);
             };
             work = back;
+            if failures == 0 {
+                self.flusher.tell_failed(&error);
+            }
             failures += 1;
+            let SinkError { failure, transient } = error;
             let is_last = failures >= self.max_attempts || self.gate.is_closed();
             let retries = u64::from(transient && !is_last);
             self.account(&mut Account { errors: 1, retries, ..Account::default() });

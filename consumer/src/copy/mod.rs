@@ -331,7 +331,7 @@ fn no_key(names: &[String]) -> StartError {
         "{names} can't be copied: without a key, only the snapshot of the slot's start has the rows \
          that the slot does not bring, and it is gone"
     ));
-    StartError { failure: failure.hint(START_AGAIN), is_usage: true }
+    StartError::usage(failure.hint(START_AGAIN))
 }
 
 fn stale(path: &Path, how: &str) -> StartError {
@@ -339,7 +339,7 @@ fn stale(path: &Path, how: &str) -> StartError {
         "name the file of this slot's copy, or another one that is not there yet: then all rows \
          are copied",
     );
-    StartError { failure, is_usage: true }
+    StartError::usage(failure)
 }
 
 fn start_failed(trouble: Trouble) -> StartError {

@@ -102,7 +102,9 @@ impl<'a> Worker<'a> {
             Some(session) => session,
             None => Session::open(source, &handing.gate)?,
         };
-        self.reconnecting = None;
+        if let Some(reconnecting) = self.reconnecting.take() {
+            reconnecting.came_back();
+        }
         let snapshot = snapshot.as_deref().filter(|_| chunk.at_start);
         if !session.begin(snapshot)? {
             self.session = Some(session);
@@ -176,7 +178,9 @@ impl<'a> Worker<'a> {
         let now = Instant::now();
         let next_try = match &mut self.reconnecting {
             None => {
-                let reconnecting = Reconnecting::new(*patience, error, now);
+                let what = "a connection of the initial copy";
+                let reconnecting = Reconnecting::new(what, *patience, handing.news(), now);
+                let reconnecting = reconnecting.lost(error);
                 self.reconnecting.insert(reconnecting).next_try
             }
             Some(reconnecting) => {

@@ -139,7 +139,6 @@ impl Connection {
 
 /// A stream that waits for answers, but not for ever.
 fn connect(address: &PostgresAddress) -> Result<Transport, ReplicationError> {
-    refuse_unsupported(address)?;
     let tls = tls::client_config(&address.ssl)
         .map_err(|source| ReplicationError::Tls { address: address.to_string(), source })?;
     let transport = Transport::connect(address, tls, connect_timeout(address))
@@ -152,16 +151,6 @@ fn connect(address: &PostgresAddress) -> Result<Transport, ReplicationError> {
 fn connect_timeout(address: &PostgresAddress) -> Duration {
     let seconds = address.options.get("connect_timeout").and_then(|text| text.parse().ok());
     seconds.filter(|seconds| *seconds > 0).map_or(CONNECT_TIMEOUT, Duration::from_secs)
-}
-
-/// What an address can ask for and this connection can't keep must not pass in silence.
-fn refuse_unsupported(address: &PostgresAddress) -> Result<(), ReplicationError> {
-    match address.options.get("channel_binding").map(String::as_str) {
-        Some("require") => Err(ReplicationError::Login(
-            "channel_binding=require is not supported on a replication connection".into(),
-        )),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -279,8 +279,7 @@ impl ReplicationError {
     fn slot_hint(&self) -> Option<String> {
         Some(match self {
             Self::SlotMissing { slot } => format!(
-                "create it: SELECT pg_create_logical_replication_slot({}, '{PLUGIN}'), or use \
-                 --create-slot",
+                "create it: SELECT pg_create_logical_replication_slot({}, '{PLUGIN}')",
                 quote(slot)
             ),
             Self::SlotActive { .. } => ACTIVE_HINT.into(),
@@ -306,12 +305,23 @@ impl ReplicationError {
     /// The same failure in the form a person reads.
     #[must_use]
     pub fn into_failure(self) -> walbench_metrics::Failure {
-        let mut failure = walbench_metrics::Failure::new(self.to_string());
-        if let Some(cause) = std::error::Error::source(&self) {
-            failure = failure.caused_by(cause);
-        }
+        let failure = self.causes();
         match self.hint() {
             Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
+    /// What is wrong and why, in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        self.causes().line()
+    }
+
+    fn causes(&self) -> walbench_metrics::Failure {
+        let failure = walbench_metrics::Failure::new(self.to_string());
+        match std::error::Error::source(self) {
+            Some(cause) => failure.caused_by(cause),
             None => failure,
         }
     }
@@ -384,10 +394,12 @@ fn is_transient_io(kind: io::ErrorKind) -> bool {
 }
 
 /// Connection exceptions, want of resources, and a server that stops, starts or ends sessions.
-/// 53400 is a limit that stays until it is raised.
+/// Two of those stay: what we said against the protocol (08P01) would be said again, and a limit of
+/// the set-up (53400) is one until it is raised.
 fn is_transient_code(code: &str) -> bool {
     let of_class = code.starts_with("08") || code.starts_with("53");
-    of_class && code != "53400" || matches!(code, "57P01" | "57P02" | "57P03" | "57P05")
+    of_class && !["08P01", "53400"].contains(&code)
+        || matches!(code, "57P01" | "57P02" | "57P03" | "57P05")
 }
 
 /// Features, values, logins and names that the server does not have, and limits of its set-up.
@@ -437,7 +449,7 @@ mod tests {
                 blockers: Blockers::default(),
             },
         ];
-        for code in ["57P01", "57P02", "57P03", "57P05", "53300", "53200", "08006", "08P01"] {
+        for code in ["57P01", "57P02", "57P03", "57P05", "53300", "53200", "08006"] {
             transient.extend([server(code), ended(code)]);
         }
         for kind in [
@@ -489,6 +501,8 @@ mod tests {
             ended("58P01"),
             server("XX000"),
             server("55000"),
+            server("08P01"),
+            ended("08P01"),
         ];
         neither.extend([io::ErrorKind::InvalidData, io::ErrorKind::PermissionDenied].map(io));
         for error in neither {

@@ -171,7 +171,9 @@ struct Secret<'a> {
 impl<'a> Secret<'a> {
     fn password(&self) -> Result<&'a [u8], ReplicationError> {
         self.password.map(str::as_bytes).ok_or_else(|| {
-            ReplicationError::Login("the server wants a password and the URL has none".into())
+            let text = "the server wants a password, and neither the URL has one nor PGPASSWORD \
+                        or a password file";
+            ReplicationError::Login(text.into())
         })
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
+use socket2::TcpKeepalive;
 use walbench_phases::address::{Host, PostgresAddress, SslMode};
 
 use super::tls::Tls;
@@ -50,6 +51,7 @@ impl Transport {
             Host::Tcp(host) => {
                 let stream = connect_tcp(host, address.port, timeout)?;
                 give_up_after(&stream, acknowledge_timeout(address))?;
+                keep_alive(&stream, address)?;
                 match tls {
                     Some(config) => encrypt(stream, host, address.ssl.mode, config),
                     None => Ok(Self::Tcp(stream)),
@@ -111,6 +113,28 @@ fn give_up_after(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
     Ok(())
+}
+
+/// libpq's `keepalives`: on unless it is 0, and as the system has it where no times are named.
+fn keep_alive(stream: &TcpStream, address: &PostgresAddress) -> io::Result<()> {
+    let number = |name: &str| address.options.get(name)?.parse::<u32>().ok();
+    let seconds =
+        |name: &str| number(name).filter(|n| *n > 0).map(|n| Duration::from_secs(n.into()));
+    let socket = socket2::SockRef::from(stream);
+    if number("keepalives") == Some(0) {
+        return socket.set_keepalive(false);
+    }
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(idle) = seconds("keepalives_idle") {
+        keepalive = keepalive.with_time(idle);
+    }
+    if let Some(interval) = seconds("keepalives_interval") {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(count) = number("keepalives_count").filter(|n| *n > 0) {
+        keepalive = keepalive.with_retries(count);
+    }
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {

@@ -51,16 +51,16 @@ pub enum EncodeError {
     },
 }
 
+/// How a table is altered so that old rows come whole.
+pub const FULL_IDENTITY: &str = "REPLICA IDENTITY FULL";
+
 impl EncodeError {
-    /// What to do about it, in a plan or at the source.
+    /// What to do about it, by a key of `[consumer]` or at the source.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let (table, column, source) = match self {
             Self::Unchanged { table, .. } => {
-                return Some(format!(
-                    "set postgres.replica_identity = \"full\", or ALTER TABLE {table} REPLICA \
-                     IDENTITY FULL"
-                ));
+                return Some(format!("ALTER TABLE {table} {FULL_IDENTITY}"));
             }
             Self::Value { table, column, source, .. } => (table, column, source),
             Self::Malformed { .. } | Self::Columns { .. } => return None,

@@ -19,7 +19,7 @@ mod unencodable;
 
 pub use binary_form::BinaryForm;
 pub use codec::Codec;
-pub use encode_error::EncodeError;
+pub use encode_error::{EncodeError, FULL_IDENTITY};
 pub use facts::{Facts, TableFacts};
 pub use source_type::SourceType;
 pub use table::{Column, Policy, RowKind, Table};

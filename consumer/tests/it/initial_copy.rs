@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio_postgres::Client;
 use walbench_consumer::copy::{Copying, Exported};
 use walbench_consumer::replication::{Connection, CreateSlot};
-use walbench_consumer::{Follow, Following, StartError, Total};
+use walbench_consumer::{Follow, Following, News, StartError, Total};
 
 use crate::cluster::Version;
 use crate::database::{Database, PUBLICATION, connect, on_every_server};
@@ -96,11 +96,11 @@ impl Copied {
 
     async fn start(&self, more: Value) -> Follow {
         let exported = self.exported().await;
-        Follow::start(self.following(&more), Some(exported)).await.unwrap()
+        Follow::start(self.following(&more), Some(exported), News::default()).await.unwrap()
     }
 
     async fn resume(&self, more: Value) -> Result<Follow, StartError> {
-        Follow::start(self.following(&more), None).await
+        Follow::start(self.following(&more), None, News::default()).await
     }
 
     async fn refusal(&self, more: Value) -> String {
@@ -219,7 +219,7 @@ fn given(folder: &Path) -> Vec<(String, Given)> {
     names.retain(|name| !name.starts_with('.') && !name.ends_with(".columns"));
     names.sort();
     let read = |name: &String| {
-        let table = name.splitn(3, '.').nth(2).unwrap();
+        let table = name.splitn(4, '.').nth(3).unwrap();
         if let Some(table) = table.strip_suffix(".truncate") {
             return (table.to_owned(), Given::Truncated);
         }
@@ -357,7 +357,8 @@ async fn a_copy_is_of_the_moment_the_slot_starts_at(version: Version) {
     for _ in 0..300 {
         change(&copied.database.client, &mut dice).await;
     }
-    let follow = Follow::start(copied.following(&json!({})), Some(exported)).await.unwrap();
+    let follow =
+        Follow::start(copied.following(&json!({})), Some(exported), News::default()).await.unwrap();
     let (total, copying) = copied.drained(follow).await;
     assert_eq!(copying.unwrap().rows(), before.len() as u64);
     // Copied rows are none of the stream's, and have no lag.
@@ -434,7 +435,8 @@ async fn a_transaction_that_was_open_then_wins(version: Version) {
         exported.consistent_lsn() > changed.cast_unsigned(),
         "the change lies before the start"
     );
-    let follow = Follow::start(copied.following(&json!({})), Some(exported)).await.unwrap();
+    let follow =
+        Follow::start(copied.following(&json!({})), Some(exported), News::default()).await.unwrap();
     third.batch_execute("COMMIT").await.unwrap();
     copied.drained(follow).await;
     let row = |id: &str, n: &str| vec![id.to_owned(), n.to_owned()];
@@ -517,7 +519,8 @@ async fn without_a_key_rows_come_once_or_not_at_all(version: Version) {
         .database
         .execute("INSERT INTO log VALUES (99, 'later'); INSERT INTO empty VALUES (1)")
         .await;
-    let follow = Follow::start(copied.following(&options), Some(exported)).await.unwrap();
+    let follow =
+        Follow::start(copied.following(&options), Some(exported), News::default()).await.unwrap();
     copied.drained(follow).await;
     let source = copied.source(&["n", "note"], "log").await;
     copied.assert_same(&copied.appended("public.log"), &source);
@@ -761,7 +764,7 @@ async fn an_end_that_was_set_is_where_rows_are_exact(version: Version) {
     let (_, now) = copied.database.positions().await;
     let slowly = json!({ "mock_delay_ms": 20, "flush_batch_size": 100 });
     let following = Following { until_lsn: Some(now), ..copied.following(&slowly) };
-    let mut follow = Follow::start(following, None).await.unwrap();
+    let mut follow = Follow::start(following, None, News::default()).await.unwrap();
     until_rows(&mut follow, 1_000).await;
     // All of it lies behind that end; what of it was copied is undone by what comes behind it.
     let changes = "DELETE FROM t WHERE id % 2 = 0; UPDATE t SET id = -id WHERE id % 3 = 0";
@@ -832,7 +835,9 @@ async fn the_state_of_something_else_is_refused(version: Version) {
     let stale = walbench_consumer::copy::check_no_state(&consumer).unwrap_err();
     assert!(stale.failure.to_string().contains("which is gone"), "{stale:?}");
     let exported = copied.exported().await;
-    let error = Follow::start(copied.following(&options), Some(exported)).await.unwrap_err();
+    let error = Follow::start(copied.following(&options), Some(exported), News::default())
+        .await
+        .unwrap_err();
     assert!(error.failure.to_string().contains("was made before"), "{error:?}");
 }
 
@@ -860,7 +865,8 @@ async fn columns_that_were_nullable_at_the_start_are_written(version: Version) {
     let copied = Copied::new(version, sql, "FOR ALL TABLES").await;
     let exported = copied.exported().await;
     copied.database.execute("UPDATE t SET note = 'x'; ALTER TABLE t ALTER note SET NOT NULL").await;
-    let follow = Follow::start(copied.following(&json!({})), Some(exported)).await.unwrap();
+    let follow =
+        Follow::start(copied.following(&json!({})), Some(exported), News::default()).await.unwrap();
     let (_, copying) = copied.drained(follow).await;
     assert_eq!(copying.unwrap().rows(), 1);
     assert_eq!(copied.rows("public.t", &[0]), [["1", "x"]]);

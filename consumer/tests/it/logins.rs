@@ -57,7 +57,7 @@ async fn trust_and_scram_log_in(version: Version) {
     assert!(!refused.contains("wrong"), "{refused}");
     address.password = None;
     let refused = log_in(&address).unwrap_err();
-    assert!(refused.contains("wants a password and the URL has none"), "{refused}");
+    assert!(refused.contains("wants a password, and neither the URL has one"), "{refused}");
 }
 
 async fn a_refused_login_is_said_with_what_to_do(version: Version) {

@@ -163,7 +163,7 @@ async fn a_missing_slot_and_a_missing_publication_are_said(version: Version) {
     assert!(refused.iter().all(is_usage));
     assert_said!(alike(refused, &[]), @r#"
     error: replication slot "it's" does not exist
-      hint: create it: SELECT pg_create_logical_replication_slot('it''s', 'pgoutput'), or use --create-slot
+      hint: create it: SELECT pg_create_logical_replication_slot('it''s', 'pgoutput')
     "#);
 
     run(&mut connection, "CREATE DATABASE publications");

@@ -11,6 +11,7 @@ use walbench_producer::workload::{builtin_ddl, quote as quote_identifier};
 
 use super::control::{Control, refused};
 use super::{copy_schema, preflight, quote};
+use crate::address::given_address;
 
 /// An open writing transaction anywhere on the server holds up the making of a slot; longer than
 /// this is somebody who forgot one.
@@ -45,8 +46,7 @@ impl Source {
         let control = Control::open(&address).await?;
         let mut allowances = Vec::new();
         if let Some(from) = &plan.postgres.schema_from {
-            let from = PostgresAddress::parse(from)
-                .map_err(|e| Failure::new("postgres.schema_from can't be used").caused_by(&e))?;
+            let from = given_address("postgres.schema_from", from)?;
             copy_schema::copy(&from, &address, pg_bin).await?;
             allowances.extend(drop_foreign_keys(&control).await?);
         }

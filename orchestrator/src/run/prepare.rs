@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walbench_metrics::Failure;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
@@ -11,6 +10,7 @@ use walbench_phases::address::PostgresAddress;
 
 use super::Run;
 use super::events::Happening;
+use crate::address::given_address;
 use crate::environment;
 use crate::event::Stop;
 use crate::postgres::binaries::Binaries;
@@ -35,9 +35,7 @@ impl Run {
     /// The server of the plan, or a private one.
     pub(super) async fn reach_server(&mut self) -> Result<PostgresAddress, Stop> {
         if let Some(url) = &self.plan.postgres.url {
-            let address = PostgresAddress::parse(url)
-                .map_err(|e| Failure::new("postgres.url can't be used").caused_by(&e))?;
-            return Ok(with_user(address));
+            return Ok(given_address("postgres.url", url)?);
         }
         let binaries = Binaries::find_server(self.pg_bin.as_deref())?;
         let server = PrivateServer::new(&self.plan, &binaries, self.keep)?;
@@ -202,11 +200,4 @@ impl Run {
         self.watch = Some(watch);
         Ok(())
     }
-}
-
-/// libpq's rule, applied once for everybody: without a user it is the operating system's.
-fn with_user(address: PostgresAddress) -> PostgresAddress {
-    let ours = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
-    let user = address.user.clone().or_else(|| ours().map(|user| user.name));
-    PostgresAddress { user, ..address }
 }

@@ -121,7 +121,7 @@ async fn unchanged_toast_without_full_is_refused(version: Version) {
     assert_said!(ended.stderr, @r#"
     error: a row can't be replicated
       caused by: public.t.big is a large value that an update left unchanged, so PostgreSQL did not send it
-      hint: set postgres.replica_identity = "full", or ALTER TABLE public.t REPLICA IDENTITY FULL
+      hint: ALTER TABLE public.t REPLICA IDENTITY FULL
     "#);
 }
 

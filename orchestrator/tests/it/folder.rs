@@ -72,13 +72,13 @@ impl Folder {
     }
 }
 
-/// `<number>.<index>.<table>.<kind>`, where the table's name may have dots in it. What a killed
+/// `<number>.<writer>.<index>.<table>.<kind>`, where the table's name may have dots in it. What a killed
 /// process left half begins with a dot.
 fn table_and_kind(path: &Path) -> Option<(String, String)> {
     let name = path.file_name()?.to_str()?;
     let (number, rest) = name.split_once('.')?;
     number.parse::<u64>().ok()?;
-    let (_, rest) = rest.split_once('.')?;
+    let (_index, rest) = rest.split_once('.')?.1.split_once('.')?;
     let (table, kind) = rest.rsplit_once('.')?;
     Some((table.into(), kind.into()))
 }

@@ -1,5 +1,7 @@
 //! `walbench follow` and `walbench ceiling` as their users meet them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -20,11 +22,15 @@ on_every_server![
     it_makes_the_slot_that_is_missing,
     what_is_missing_is_named,
     a_slot_that_another_holds_is_left_alone,
-    logins_that_fail,
+    a_slot_that_is_free_soon_is_waited_for,
+    two_may_share_a_folder,
+    a_failure_has_a_report,
+    logins,
     servers_that_can_not_replicate,
     a_slot_whose_wal_is_gone,
     new_tables_need_no_more_places_of_wal_senders,
     a_server_that_takes_nobody_in_is_asked_again,
+    losses_are_said_while_they_happen,
     silence_is_broken_in_time,
     both_ways_of_reading_meet_the_same_rows,
 ];
@@ -223,6 +229,18 @@ async fn it_makes_the_slot_that_is_missing(version: Version) {
     followed.until_free().await;
     let ended = create().ended().with_code(0).answered("10 rows in 1 transactions");
     assert!(!ended.stderr.contains("made slot"), "{}", ended.stderr);
+    // One that is for this alone goes with it, however it is ended.
+    let named = format!("{}_2", followed.database.slot);
+    let temporary = || followed.on_slot(&named).args(["--create-slot", "--drop-slot"]);
+    let dropped = format!("dropped slot \"{named}\" again");
+    temporary().args(TO_HERE).ended().with_code(0).said("dropped at the end").said(&dropped);
+    let mut running = temporary().start();
+    running.until_said("confirmed ");
+    running.signal(Signal::SIGINT);
+    running.ended().with_code(0).said(&dropped);
+    // But none that was there before.
+    create().args(["--drop-slot"]).ended().with_code(0);
+    assert_eq!(slots(&followed).await, 1);
     // One that is made for nothing does not stay.
     let drop_slot = "SELECT pg_drop_replication_slot($1)";
     followed.until_free().await;
@@ -260,6 +278,7 @@ async fn a_slot_that_another_holds_is_left_alone(version: Version) {
     followed.until_followed().await;
     let pid = followed.walsender().await.unwrap().to_string();
     let second = followed.follow().args(TO_HERE);
+    let second = second.set("consumer.reconnect_sec", "0");
     let ended = second.set("consumer.mock_dir", "second").ended().with_code(2);
     assert_said!(said(&ended, &followed).replace(&pid, "7"), @r#"
     error: replication slot "SLOT" is active for PID 7 (application "walbench follow")
@@ -270,13 +289,70 @@ async fn a_slot_that_another_holds_is_left_alone(version: Version) {
     running.ended().with_code(0);
 }
 
+async fn a_slot_that_is_free_soon_is_waited_for(version: Version) {
+    let followed = Followed::new(version, TABLE).await;
+    let first = followed.follow().start();
+    followed.until_followed().await;
+    let mut second = followed.follow().args(TO_HERE).start();
+    second.until_said("waiting for the slot, up to 10 s: replication slot");
+    insert(&followed, 1, 10).await;
+    first.signal(Signal::SIGINT);
+    first.ended().with_code(0);
+    let ended = second.ended().with_code(0);
+    assert_eq!(ended.stderr.matches("waiting for").count(), 1, "{}", ended.stderr);
+    followed.assert_same(&["t"]).await;
+}
+
+/// Each keeps its own files, and all of them.
+async fn two_may_share_a_folder(version: Version) {
+    let followed = Followed::new(version, TABLE).await;
+    let slot = "SELECT pg_create_logical_replication_slot('another', 'pgoutput')";
+    followed.execute(&slot.replace("another", &format!("{}_2", followed.database.slot))).await;
+    insert(&followed, 1, 1_000).await;
+    let follow = |slot: &str| {
+        let command = followed.on_slot(slot).set("consumer.flush_batch_size", "10");
+        command.args(TO_HERE).args(["--json"]).start()
+    };
+    let slot = &followed.database.slot;
+    let both = [follow(slot), follow(&format!("{slot}_2"))];
+    for running in both {
+        assert_eq!(json(&running.ended().with_code(0))["rows"], 1_000);
+    }
+    assert_eq!(followed.folder().log(&["public.t".into()]).len(), 2_000);
+}
+
+/// What was done until then is reported.
+async fn a_failure_has_a_report(version: Version) {
+    let followed = Followed::new(version, TABLE).await;
+    insert(&followed, 1, 10).await;
+    let fail = async |arguments: &[&str], from, to| {
+        followed.until_free().await;
+        let running = followed.follow().set("consumer.max_attempts", "1").arguments(arguments);
+        let running = running.start();
+        followed.until_confirmed().await;
+        let (sink, away) = (followed.folder().0, followed.home.path().join("away"));
+        std::fs::rename(&sink, &away).unwrap();
+        insert(&followed, from, to).await;
+        let ended = running.ended().with_code(4).said("\n  caused by: No such file or directory");
+        std::fs::rename(&away, &sink).unwrap();
+        ended
+    };
+    let ended = fail(&["--json"], 11, 20).await;
+    let report = json(&ended);
+    assert_eq!((&report["rows"], &report["errors"]), (&10.into(), &1.into()), "{report}");
+    assert!(report["draining_seconds"].as_f64().unwrap() > 0.0, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.ends_with(": No such file or directory (os error 2)"), "{error}");
+    fail(&[], 21, 30).await.answered("10 rows in 2 transactions");
+}
+
 /// `walbench follow` of a URL.
 fn follow_url(followed: &Followed, url: &str) -> Walbench {
     let command = followed.home.walbench(["follow", "--mock-clickhouse", "--postgres", url]);
     command.args(["--publication", "p", "--slot", &followed.database.slot])
 }
 
-async fn logins_that_fail(version: Version) {
+async fn logins(version: Version) {
     let followed = Followed::new(version, TABLE).await;
     followed.execute("CREATE ROLE password_user LOGIN REPLICATION PASSWORD 'right'").await;
     let address = &followed.database.address;
@@ -300,7 +376,16 @@ async fn logins_that_fail(version: Version) {
     assert_said!(said(&ended, &followed), @r#"
     error: --postgres can't be used
       caused by: the URL's scheme is not postgres
+      hint: write postgres://user@host:5432/
     "#);
+    let refused = "postgres://postgres@127.0.0.1/x?target_session_attrs=primary";
+    let ended = follow_url(&followed, refused).ended().with_code(2);
+    assert_said!(said(&ended, &followed), @r#"
+    error: --postgres can't be used
+      caused by: walbench can't do what target_session_attrs asks for
+      hint: leave it out, and name the server that you mean
+    "#);
+    passwords_from_elsewhere(&followed).await;
     // Nobody listens at a port that was just given back.
     let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = free.local_addr().unwrap().port().to_string();
@@ -311,6 +396,34 @@ async fn logins_that_fail(version: Version) {
     error: can't connect to PostgreSQL at postgres://postgres@127.0.0.1:PORT/x?sslmode=prefer
       caused by: Connection refused (os error 111)
     "#);
+}
+
+/// What the URL leaves out is where libpq looks for it.
+async fn passwords_from_elsewhere(followed: &Followed) {
+    let address = &followed.database.address;
+    let (port, database) = (address.port, address.dbname.as_deref().unwrap());
+    let sql = "GRANT SELECT ON t TO password_user";
+    followed.execute(sql).await;
+    let without_user = format!("postgres://127.0.0.1:{port}/{database}");
+    let url = format!("postgres://password_user@127.0.0.1:{port}/{database}");
+    let follow = |url: &str, env: &[(&str, &str)]| {
+        let command = follow_url(followed, url).args(TO_HERE).env("HOME", "/nowhere");
+        env.iter().fold(command, |command, (name, value)| command.env(name, value)).ended()
+    };
+    follow(&url, &[]).with_code(2).said("neither the URL has one nor PGPASSWORD");
+    follow(&url, &[("PGPASSWORD", "right")]).with_code(0);
+    let file = followed.home.write("passwords", &format!("*:{port}:*:password_user:right\n"));
+    let allow = |mode| std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    let in_file = [("PGPASSFILE", file.to_str().unwrap()), ("PGUSER", "password_user")];
+    allow(0o600);
+    followed.until_free().await;
+    follow(&without_user, &in_file).with_code(0);
+    allow(0o640);
+    let ended = follow(&without_user, &in_file).with_code(2).said("u=rw (0600)");
+    assert!(!ended.stderr.contains("right"), "{}", ended.stderr);
+    allow(0o600);
+    let clean = followed.home.walbench(["clean", "--dry-run", "--postgres", &without_user]);
+    clean.env(in_file[0].0, in_file[0].1).env(in_file[1].0, in_file[1].1).ended().with_code(0);
 }
 
 async fn servers_that_can_not_replicate(version: Version) {
@@ -405,6 +518,30 @@ async fn a_server_that_takes_nobody_in_is_asked_again(version: Version) {
     running.signal(Signal::SIGINT);
     running.ended().with_code(0);
     followed.assert_same(&["t", "new"]).await;
+}
+
+async fn losses_are_said_while_they_happen(version: Version) {
+    let followed = Followed::new(version, TABLE).await;
+    // With JSON as well: progress is not said there, but losses are.
+    let mut running = followed.follow().args(["--json"]).start();
+    followed.until_followed().await;
+    followed.end_walsender().await;
+    running.until_said("lost the replication connection: PostgreSQL ended the replication stream");
+    running.until_said("the replication connection is back after ");
+    // The folder is gone, and comes back.
+    let (sink, away) = (followed.folder().0, followed.home.path().join("away"));
+    std::fs::rename(&sink, &away).unwrap();
+    insert(&followed, 1, 10).await;
+    running.until_said("the first try of a flush failed: the flush can't be kept in sink");
+    std::fs::rename(&away, &sink).unwrap();
+    followed.until_confirmed().await;
+    running.signal(Signal::SIGINT);
+    let ended = running.ended().with_code(0);
+    let report = json(&ended);
+    assert_eq!((&report["rows"], &report["reconnects"]), (&10.into(), &1.into()), "{report}");
+    assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(ended.stderr.matches("first try").count(), 1, "{}", ended.stderr);
+    followed.assert_same(&["t"]).await;
 }
 
 async fn silence_is_broken_in_time(version: Version) {

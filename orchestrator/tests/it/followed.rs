@@ -96,16 +96,25 @@ impl Followed {
 
     /// `walbench follow` into the folder.
     pub(crate) fn follow(&self) -> Walbench {
+        self.on_slot(&self.database.slot)
+    }
+
+    /// The same, by another slot.
+    pub(crate) fn on_slot(&self, slot: &str) -> Walbench {
         let command = self.home.walbench(["follow", "--mock-clickhouse", "--mock-level", "files"]);
-        let command = self.on(command).set("consumer.mock_dir", "sink");
+        let command = self.by(command, slot).set("consumer.mock_dir", "sink");
         self.settings.iter().fold(command, |command, (key, value)| command.set(key, value))
     }
 
     /// With the arguments that say what is followed.
     pub(crate) fn on(&self, command: Walbench) -> Walbench {
+        self.by(command, &self.database.slot)
+    }
+
+    fn by(&self, command: Walbench, slot: &str) -> Walbench {
         let Self { database, publication, .. } = self;
         let command = command.args(["--postgres", &database.address.to_url()]);
-        command.args(["--publication", publication, "--slot", &database.slot])
+        command.args(["--publication", publication, "--slot", slot])
     }
 
     /// Follows up to where the WAL ends now; what was reported.

@@ -69,6 +69,9 @@ impl Home {
         let mut command = Command::new(WALBENCH);
         command.args(arguments).current_dir(self.path()).env("TMPDIR", self.servers());
         command.env_remove("DATABASE_URL").stdin(Stdio::null());
+        for name in ["PGUSER", "PGPASSWORD", "PGPASSFILE"] {
+            command.env_remove(name);
+        }
         Walbench { command, path: self.path().to_owned() }
     }
 
