@@ -21,14 +21,13 @@ impl World {
         self.counts.ends[end as usize] += 1;
         self.is_smooth &= end == End::Quiet;
         let ended = match end {
-            End::Cut => self.disconnect(),
+            End::Cut | End::Unanswered => self.disconnect(),
             End::Crash => self.crash(),
             End::Kill | End::Overtake => self.kill(end),
             End::CrashAndKill => self.crash().and_then(|()| self.kill(end)),
             End::Stop => self.stop(),
             End::Quiet => self.settle(),
             End::Dead => self.die(),
-            End::Unanswered => self.disconnect(),
             End::GiveUp => self.give_up(),
             End::Until => self.until(),
             End::Rewind => self.rewind(),
