@@ -97,6 +97,8 @@ pub(crate) struct Machine {
     spare: Vec<Batch>,
     spare_limit: usize,
     received_lsn: u64,
+    /// The same, and does not fall.
+    seen_lsn: u64,
     confirmed_lsn: u64,
     status_interval: Duration,
     status_sent: Instant,
@@ -150,6 +152,7 @@ impl Machine {
             spare: Vec::new(),
             spare_limit: flush_concurrency + 2,
             received_lsn: confirmed_lsn,
+            seen_lsn: confirmed_lsn,
             confirmed_lsn,
             status_interval: silence_limit
                 .map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / STATUSES_IN_SILENCE)),
@@ -454,6 +457,7 @@ impl Machine {
     /// Everything before this position was received: safe once the rows before it are.
     fn end_at(&mut self, end_lsn: u64) {
         self.received_lsn = self.received_lsn.max(end_lsn);
+        self.seen_lsn = self.seen_lsn.max(end_lsn);
         let Self { rows, flushes, delivered, .. } = self;
         rows.open.mark.end_lsn = rows.open.mark.end_lsn.max(end_lsn);
         if rows.open.rows == 0 || is_planted(Fault::MarkEarly) {
@@ -579,11 +583,12 @@ impl Machine {
         self.held_back(self.flushes.cut_lsn()).max(confirmed_lsn)
     }
 
-    /// A server that has sent what was received has WAL up to here. Rows of a transaction that was
-    /// received in part may be at the sink already, though it comes again as a whole.
-    pub(crate) fn seen_lsn(&mut self) -> u64 {
+    /// A server that has sent what was received has WAL up to here, whatever of it comes again: a
+    /// PREPARE that it lost would be waited for for ever, and rows of a transaction that was received
+    /// in part may be at the sink.
+    pub(crate) fn seen_lsn(&self) -> u64 {
         let begun_lsn = if is_planted(Fault::ForgetBegun) { 0 } else { self.rows.begun_lsn };
-        self.resume_lsn().max(begun_lsn)
+        self.seen_lsn.max(begun_lsn)
     }
 
     /// This position, or the oldest PREPARE that is needed if everything before it was seen.

@@ -30,6 +30,9 @@ const MOST_STEPS: u64 = 150;
 /// Bytes that one message may add beyond the bound: two versions of a row.
 const LARGEST_MESSAGE_BYTES: u64 = 200;
 
+/// Bytes that it may add beside its rows: it may be cut, or be a truncation behind one that is cut.
+const LARGEST_OVERHEAD_BYTES: u64 = 1_000;
+
 /// Bytes that a job takes at least, whatever it is to do.
 const LEAST_JOB_BYTES: u64 = 18;
 
@@ -256,9 +259,9 @@ impl World {
         }
         self.machine_confirmed_lsn = confirmed_lsn;
         let bound = self.plan.max_in_flight_bytes + LARGEST_MESSAGE_BYTES;
-        let bytes = self.machine.in_flight_bytes();
-        if bytes > bound {
-            let how = format!("{bytes} bytes in flight, bounded by {bound}");
+        let bytes = (self.machine.in_flight_bytes(), self.machine.memory_bytes());
+        if bytes.0 > bound || bytes.1 > bound + LARGEST_OVERHEAD_BYTES {
+            let how = format!("{bytes:?} bytes in flight and in all, bounded by {bound}");
             return Err(Broken::new(Promise::MemoryIsBounded, how));
         }
         let (jobs, transactions) = self.machine.remembered();
