@@ -152,6 +152,7 @@ impl Receiver {
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
         let received = self.receive();
         // It counts also where the stream ends by a failure.
+        self.tell_recorder(0);
         self.flusher.has_read(self.read);
         received?;
         self.finish()

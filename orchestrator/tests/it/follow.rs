@@ -402,8 +402,7 @@ async fn logins(version: Version) {
 async fn passwords_from_elsewhere(followed: &Followed) {
     let address = &followed.database.address;
     let (port, database) = (address.port, address.dbname.as_deref().unwrap());
-    let sql = "GRANT SELECT ON t TO password_user";
-    followed.execute(sql).await;
+    followed.execute("CREATE PUBLICATION p FOR TABLE t").await;
     let without_user = format!("postgres://127.0.0.1:{port}/{database}");
     let url = format!("postgres://password_user@127.0.0.1:{port}/{database}");
     let follow = |url: &str, env: &[(&str, &str)]| {
