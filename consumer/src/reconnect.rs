@@ -267,7 +267,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((now - start, tries), (PATIENCE, 8));
+        assert_eq!((now - start, tries), (PATIENCE, 7));
     }
 
     #[test]

@@ -110,17 +110,18 @@ impl<'a> Worker<'a> {
             self.session = Some(session);
             return Ok(Outcome::StartIsGone);
         }
-        let is_same = self.is_same(&mut session, chunk)?;
-        if is_same {
+        if self.is_same(&mut session, chunk)? {
             self.read(&mut session, chunk)?;
+            // It is read whatever becomes of the connection: another try would count it twice.
+            if session.end().is_ok() {
+                self.session = Some(session);
+            }
+            return Ok(Outcome::Read);
         }
         session.end()?;
-        let outcome = match is_same {
-            true => Outcome::Read,
-            false => Outcome::Rewritten(size_now(&mut session, relation.oid)?),
-        };
+        let size = size_now(&mut session, relation.oid)?;
         self.session = Some(session);
-        Ok(outcome)
+        Ok(Outcome::Rewritten(size))
     }
 
     /// Whether a chunk's pages are what they were when it was made. They stay it until the
