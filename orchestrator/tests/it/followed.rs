@@ -149,10 +149,15 @@ impl Followed {
         self.follow().start()
     }
 
-    /// Waits until somebody follows.
+    /// Waits until somebody follows. A walsender has the slot a moment before its stream begins.
     pub(crate) async fn until_followed(&self) {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_replication r
+                   JOIN pg_replication_slots s ON s.active_pid = r.pid
+                   WHERE slot_name = $1 AND r.state IN ('catchup', 'streaming'))";
+        let (client, slot) = (&self.database.client, &self.database.slot);
+        let is_followed = async || client.query_one(sql, &[slot]).await.unwrap().get::<_, bool>(0);
         let deadline = Instant::now() + PATIENCE;
-        while self.walsender().await.is_none() {
+        while !is_followed().await {
             assert!(Instant::now() < deadline, "nobody follows");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

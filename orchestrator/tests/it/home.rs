@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 use walbench_results::Metrics;
 
@@ -245,7 +246,12 @@ impl Running {
     /// starts, and must have got going for what a test does to it.
     pub(crate) fn until_under_load(&mut self) {
         self.until_said("phase 1/");
-        std::thread::sleep(std::time::Duration::from_millis(1_200));
+        let runs = self.path.join("runs");
+        until("rows that were written", || {
+            let samples = |run: PathBuf| fs::read_to_string(run.join("samples.jsonl"));
+            let mut samples = entries(&runs).into_iter().filter_map(|run| samples(run).ok());
+            samples.any(|samples| samples.lines().any(has_written_rows)).then_some(())
+        });
     }
 
     /// The process of a worker.
@@ -267,6 +273,15 @@ impl Running {
             path: self.path.clone(),
         }
     }
+}
+
+/// Whether a sample is a producer's that has rows.
+fn has_written_rows(sample: &str) -> bool {
+    let Ok(sample) = serde_json::from_str::<Value>(sample) else { return false };
+    let samples = sample.as_object().into_iter().flat_map(|tagged| tagged.values());
+    samples.chain([&sample]).any(|sample| {
+        sample.get("lateness").is_some() && sample["counts"]["rows"].as_u64().is_some_and(|n| n > 0)
+    })
 }
 
 impl Drop for Running {
