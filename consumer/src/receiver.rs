@@ -25,7 +25,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// At the end the server has this long to take in what it was told.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// While there is no connection, what else there is to do is looked after so often.
+/// While there is no connection, or no more is read, what else there is to do is looked after so
+/// often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The receiving thread's state.
@@ -174,6 +175,10 @@ impl Receiver {
     /// Does what there is to do, and waits for more.
     fn step(&mut self, reading: bool) -> Result<(), Failure> {
         self.flush()?;
+        // Nothing more would wake one that waited now.
+        if !reading && self.machine.is_idle() {
+            return Ok(());
+        }
         match self.exchange(reading) {
             Ok(()) => Ok(()),
             Err(Trouble::Failed(failure)) => match self.interruption.take() {
@@ -198,8 +203,11 @@ impl Receiver {
                 self.advance_at_end()?;
             }
             self.flush()?;
+            if self.machine.is_idle() {
+                break;
+            }
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
-            self.wait(false, Instant::now() + Duration::from_millis(20)).map_err(failed)?;
+            self.wait(false, Instant::now() + LOOK_INTERVAL).map_err(failed)?;
         }
         self.flush()?;
         self.tell_recorder(0);

@@ -90,7 +90,7 @@ fn main() {
         std::env::args().skip(1).partition(|text| text.parse::<u64>().is_ok());
     let mut numbers = numbers.iter().filter_map(|text| text.parse::<u64>().ok());
     let (rows, rounds) = (numbers.next().unwrap_or(500_000), numbers.next().unwrap_or(5));
-    // `event`, `task_run`, `unix`, `tcp`, `lag`: only that; nothing named is everything.
+    // `event`, `task_run`, `unix`, `tcp`, `memory`, `lag`: only that; nothing named is everything.
     let words: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let wants = |what: &str, among: &[&str]| {
         words.iter().any(|word| *word == what)
@@ -128,7 +128,9 @@ fn main() {
     if wants("memory", &tables) {
         runtime.block_on(memory(&admin, &address, &loaded));
     }
-    runtime.block_on(lags(&admin, &address, rounds));
+    if wants("lag", &tables) {
+        runtime.block_on(lags(&admin, &address, rounds));
+    }
     for ((table, loaded), transport) in pairs() {
         let readers: Vec<_> =
             (0..READERS.len()).map(|reader| &drains[&(table, transport, reader)]).collect();

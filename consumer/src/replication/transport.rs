@@ -16,8 +16,9 @@ use walbench_phases::address::{Host, PostgresAddress, SslMode};
 
 use super::tls::Tls;
 
-/// Receive buffer asked of the kernel on loopback: what piles up there makes the walsender cheaper.
-const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
+/// Receive buffer asked of the kernel on loopback. What piles up there makes the walsender cheaper,
+/// and so does a full one: what is sent then goes in few large segments.
+const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A write of a status update that takes longer has lost its server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
