@@ -3,15 +3,16 @@
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
-/// Uncompressed bytes of a block: as large as ClickHouse's own clients make them by default.
-const BLOCK_BYTES: usize = 1024 * 1024;
+/// Uncompressed bytes of a block: ClickHouse's own `min_compress_block_size`. LZ4 looks no further
+/// back than that, so larger ones are hardly smaller in all.
+const BLOCK_BYTES: usize = 64 * 1024;
 
 const CHECKSUM_BYTES: usize = 16;
 const HEADER_BYTES: usize = 9;
 const LZ4: u8 = 0x82;
 
 /// Memory that is kept from one use to the next: getting it anew costs a page fault each 4 KB.
-const KEPT_BYTES: usize = 2 * BLOCK_BYTES;
+const KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Compresses, with memory of its own.
 pub(super) struct Compressor {
@@ -32,6 +33,9 @@ impl Compressor {
         self.blocks.shrink_to(KEPT_BYTES);
         for chunk in raw.chunks(BLOCK_BYTES) {
             block(chunk, &mut self.table, &mut self.blocks);
+            // On a busy machine it may have taken the core of whoever sends the rows, who should not
+            // wait until a whole batch is compressed.
+            std::thread::yield_now();
         }
         &self.blocks
     }
