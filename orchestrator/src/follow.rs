@@ -18,6 +18,8 @@ use walbench_phases::plan::{Consumer, MockLevel};
 use walbench_phases::{Env, Override, Plan, Source, load};
 
 use crate::address::given_address;
+use walbench_results::count;
+
 use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
 use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
@@ -182,25 +184,12 @@ impl Said {
                 "copying {}: {:.0} %, {} rows, {} rows/s",
                 table.name,
                 table.percent().floor(),
-                grouped(table.rows),
-                grouped(rate as u64),
+                count(table.rows),
+                count(rate as u64),
             ));
         }
         self.0 = now;
     }
-}
-
-/// A number as it is read: 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()> {

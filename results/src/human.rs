@@ -37,7 +37,7 @@ pub(crate) fn rate(rate: impl Into<Option<f64>>) -> String {
 }
 
 /// A count as `1,234,567`.
-pub(crate) fn count(count: impl Into<Option<u64>>) -> String {
+pub fn count(count: impl Into<Option<u64>>) -> String {
     let Some(count) = count.into() else { return NOTHING.into() };
     let plain = count.to_string();
     let mut grouped = String::new();

@@ -34,6 +34,7 @@ pub mod verification;
 pub use environment::Environment;
 pub use figures::metrics;
 pub use folder::RunFolder;
+pub use human::count;
 pub use metrics_json::{Metrics, schema};
 pub use outcome::{PhaseOutcome, RunOutcome};
 pub use summary::summary;

@@ -479,8 +479,7 @@ async fn new_tables_need_no_more_places_of_wal_senders(version: Version) {
     let cluster = Cluster::start_with(version, &["max_wal_senders = 1"], &[]);
     let sql = format!("{TABLE}; CREATE PUBLICATION p FOR ALL TABLES");
     let followed = Followed::in_database(Database::on(&cluster).await, &sql).await;
-    let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
-    followed.database.client.execute(slot, &[&followed.database.slot]).await.unwrap();
+    followed.make_slot().await;
     let running = followed.follow().start();
     followed.until_followed().await;
     followed.execute("CREATE TABLE new (id int PRIMARY KEY); INSERT INTO new VALUES (1)").await;
@@ -495,8 +494,7 @@ async fn a_server_that_takes_nobody_in_is_asked_again(version: Version) {
     let cluster = Cluster::start_with(version, &["max_connections = 6"], &[]);
     let sql = format!("{TABLE}; CREATE PUBLICATION p FOR ALL TABLES");
     let followed = Followed::in_database(Database::on(&cluster).await, &sql).await;
-    let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
-    followed.database.client.execute(slot, &[&followed.database.slot]).await.unwrap();
+    followed.make_slot().await;
     let running = followed.follow().start();
     followed.until_followed().await;
     let mut others = Vec::new();

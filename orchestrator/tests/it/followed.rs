@@ -58,9 +58,14 @@ impl Followed {
     /// What the statements make, a publication `p` among it, and a slot.
     pub(crate) async fn published(version: Version, sql: &str) -> Self {
         let followed = Self::without_slot(version, sql).await;
-        let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
-        followed.database.client.execute(slot, &[&followed.database.slot]).await.unwrap();
+        followed.make_slot().await;
         followed
+    }
+
+    /// Makes the slot.
+    pub(crate) async fn make_slot(&self) {
+        let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+        self.database.client.execute(sql, &[&self.database.slot]).await.unwrap();
     }
 
     /// What the statements make, a publication `p` among it.

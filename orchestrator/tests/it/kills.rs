@@ -185,15 +185,20 @@ async fn kill_again_and_again(followed: &Followed, kills: u64) {
     }
 }
 
-async fn killed_at_any_moment(version: Version) {
-    let cluster = Cluster::start_version(version);
-    let followed = followed(&cluster).await;
-    make_slot(&followed).await;
-    let writer = Writer::start(followed.database.address.clone(), false);
-    kill_again_and_again(&followed, kills() / 4).await;
+/// Kills it a quarter of the times that are asked for, while rows are written.
+async fn nothing_is_lost(followed: &Followed, prepares: bool) {
+    make_slot(followed).await;
+    let writer = Writer::start(followed.database.address.clone(), prepares);
+    kill_again_and_again(followed, kills() / 4).await;
     writer.stop().await;
     followed.until_free().await;
     followed.assert_same(&TABLES).await;
+}
+
+async fn killed_at_any_moment(version: Version) {
+    let cluster = Cluster::start_version(version);
+    let followed = followed(&cluster).await;
+    nothing_is_lost(&followed, false).await;
 }
 
 async fn killed_while_transactions_come_in_pieces(version: Version) {
@@ -204,12 +209,7 @@ async fn killed_while_transactions_come_in_pieces(version: Version) {
     let sql = "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'";
     followed.execute(sql).await;
     followed.execute("SELECT pg_reload_conf()").await;
-    make_slot(&followed).await;
-    let writer = Writer::start(followed.database.address.clone(), true);
-    kill_again_and_again(&followed, kills() / 4).await;
-    writer.stop().await;
-    followed.until_free().await;
-    followed.assert_same(&TABLES).await;
+    nothing_is_lost(&followed, true).await;
 }
 
 /// What it says of its confirmed position each second never falls.
