@@ -30,6 +30,8 @@ const COLUMNS: &str = "
     FROM {tables}
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_catalog.pg_index p ON p.indrelid = c.oid AND p.indisprimary
+        -- Two rows may have one value of a deferrable key for a while: it tells none apart.
+        AND (p.indimmediate OR c.relreplident <> 'f')
     LEFT JOIN pg_catalog.pg_index r ON r.indrelid = c.oid AND r.indisreplident
     WHERE {which}
     ORDER BY c.oid, a.attnum";

@@ -46,7 +46,7 @@ pub struct Ceiling {
 /// # Errors
 /// The stream can't be started, or ends before that position.
 pub fn ceiling(following: &Following, reading: Reading) -> Result<Ceiling, StartError> {
-    let Following { address, publication, slot, consumer, until_lsn } = following;
+    let Following { address, publication, slot, consumer, until_lsn, .. } = following;
     let source = Source {
         address: address.clone(),
         application_name: "walbench ceiling".into(),

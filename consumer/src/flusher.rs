@@ -10,7 +10,9 @@ use walbench_metrics::Window;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
 
+use crate::clickhouse::Description;
 use crate::news::News;
+use crate::outage::Outage;
 use crate::receiver::Read;
 use crate::recorder::{Flushed, Recorder};
 use crate::sink::{Sink, SinkError, Written};
@@ -24,6 +26,7 @@ pub(crate) struct Flusher {
     runtime: Handle,
     ended: Mutex<Vec<FlushEnded>>,
     recorder: Mutex<Recorder>,
+    outage: Mutex<Outage>,
     /// Subtracted from our clock to have the orchestrator's, in µs.
     clock_correction_us: i64,
     /// As the receiving thread has them.
@@ -64,6 +67,7 @@ impl Flusher {
             runtime: Handle::current(),
             ended: Mutex::default(),
             recorder: Mutex::new(recorder),
+            outage: Mutex::default(),
             clock_correction_us,
             received_lsn: AtomicU64::new(0),
             confirmed_lsn: AtomicU64::new(0),
@@ -81,6 +85,11 @@ impl Flusher {
         wall_us() - self.clock_correction_us
     }
 
+    /// What is written into, if that is a real ClickHouse.
+    pub(crate) fn destination(&self) -> Option<Description> {
+        self.sink.description()
+    }
+
     pub(crate) fn wants_rows(&self) -> bool {
         self.sink.wants_rows()
     }
@@ -89,26 +98,16 @@ impl Flusher {
     pub(crate) fn start(self: &Arc<Self>, job: Job) {
         let flusher = self.clone();
         self.runtime.spawn(async move {
-            let Job { number, failures, work } = job;
+            let Job { number, failures, failed_at, work } = job;
             let started = Instant::now();
-            let (work, result) = flusher.sink.carry_out(work).await;
-            if let (Ok(written), Work::Write(_)) = (&result, &work) {
+            let (work, result) = flusher.carry_out(work).await;
+            if let Ok(written) = &result {
                 flusher.record_flush(&work, *written, started);
             }
-            if let Err(error) = &result
-                && failures == 0
-            {
-                flusher.tell_failed(error);
-            }
-            let job = Job { number, failures, work };
+            let job = Job { number, failures, failed_at, work };
             lock(&flusher.ended).push(FlushEnded { job, result: result.map(drop) });
             flusher.waker.wake();
         });
-    }
-
-    /// Tells that a first try failed; whether there are others is not decided here.
-    pub(crate) fn tell_failed(&self, error: &SinkError) {
-        self.news.tell(format!("the first try of a flush failed: {}", error.failure.line()));
     }
 
     /// Does something on the runtime that flushes run on.
@@ -116,10 +115,22 @@ impl Flusher {
         self.runtime.spawn(task);
     }
 
-    /// Does what the sink is asked beside the stream: an initial copy's rows have no place in its
-    /// order, nor among its figures.
+    /// Does what the sink is asked, and tells where that fails or succeeds again; whether it is tried
+    /// again is not decided here. What is asked so beside the stream has no place in its order, nor
+    /// among its figures.
     pub(crate) async fn carry_out(&self, work: Work) -> (Work, Result<Written, SinkError>) {
-        self.sink.carry_out(work).await
+        let (work, result) = self.sink.carry_out(work).await;
+        let now = Instant::now();
+        let mut outage = lock(&self.outage);
+        let told = match &result {
+            Ok(_) => outage.succeeded(now),
+            // The end is said by the error that it ends with.
+            Err(error) if !error.transient => None,
+            Err(error) => outage.failed(|| error.failure.line(), now),
+        };
+        drop(outage);
+        told.into_iter().for_each(|text| self.news.tell(text));
+        (work, result)
     }
 
     fn record_flush(&self, work: &Work, written: Written, started: Instant) {
@@ -129,6 +140,7 @@ impl Flusher {
             segments: &batch.segments,
             encoded_bytes: written.encoded_bytes,
             sent_bytes: written.sent_bytes,
+            rejected_rows: written.rejected_rows,
             flush_us,
             flushed_us: self.now_us(),
         });

@@ -7,8 +7,10 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerCounts, Lag, StreamPosition};
 use walbench_metrics::{Failure, Timing, Window};
 use walbench_phases::address::PostgresAddress;
-use walbench_phases::plan::Consumer;
+use walbench_phases::clickhouse::ClickhouseAddress;
+use walbench_phases::plan::{Clickhouse, Consumer};
 
+use crate::clickhouse::Description;
 use crate::copy::{Copying, Exported, Progress};
 use crate::flusher::Flusher;
 use crate::news::News;
@@ -29,6 +31,8 @@ pub struct Following {
     pub slot: String,
     /// How.
     pub consumer: Consumer,
+    /// The ClickHouse to write into, and how; absent: the mock.
+    pub clickhouse: Option<(ClickhouseAddress, Clickhouse)>,
     /// Ends once everything before this position is received.
     pub until_lsn: Option<u64>,
 }
@@ -79,8 +83,16 @@ impl Follow {
         exported: Option<Exported>,
         news: News,
     ) -> Result<Self, StartError> {
-        let Following { address, publication, slot, consumer, until_lsn } = following;
-        let sink = Sink::mock(&consumer).map_err(StartError::usage)?;
+        let Following { address, publication, slot, consumer, clickhouse, until_lsn } = following;
+        let sink = match clickhouse {
+            None => Sink::mock(&consumer).map_err(StartError::usage)?,
+            Some((clickhouse, plan)) => {
+                // A slot is followed by one at a time.
+                let writer =
+                    format!("{:?}:{}/{:?}/{slot}", address.host, address.port, address.dbname);
+                Sink::clickhouse(&clickhouse, &plan, &writer).await?
+            }
+        };
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
         let flusher = Flusher::new(sink, recorder, 0, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
@@ -97,6 +109,12 @@ impl Follow {
     #[must_use]
     pub fn copying(&self) -> Option<Copying> {
         self.copying.as_ref().map(|copying| copying.now())
+    }
+
+    /// What is written into; `None` for the mock.
+    #[must_use]
+    pub fn destination(&self) -> Option<Description> {
+        self.flusher.destination()
     }
 
     /// What a person should know about how the tables are written, a sentence each.

@@ -11,19 +11,23 @@
 //! costs no allocation and one copy. What is done with what arrives is decided by the state machine
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
 //! running stream, `flusher` the way to the sink, `news` what of all that is said. [`copy`] brings the rows that were there before the
-//! stream.
+//! stream. [`verify`] proves that everything arrived.
 
 pub mod catalogue;
+pub mod clickhouse;
 pub mod copy;
 pub mod pgoutput;
 pub mod replication;
 pub mod rowbinary;
+pub mod verify;
 
+mod backoff;
 mod ceiling;
 mod delivery;
 mod flusher;
 mod follow;
 mod news;
+mod outage;
 mod pace;
 mod receiver;
 mod reconnect;

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
 
+use crate::backoff::Backoff;
 use crate::news::News;
 use crate::replication::{Connection, ReplicationError};
 
-/// Wait before the first try to connect again; it doubles with each further one.
+/// Longest wait before the first try to connect again; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-
-/// And is never longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The last try begins within the patience, and may take this long beyond it.
 const LAST_TRY: Duration = Duration::from_secs(5);
@@ -29,6 +27,7 @@ pub(crate) const CONNECTION: &str = "the replication connection";
 pub(crate) struct Reconnecting {
     what: &'static str,
     patience: Duration,
+    backoff: Backoff,
     news: News,
     /// When it was last told that a try failed.
     told_at: Option<Instant>,
@@ -61,15 +60,18 @@ pub(crate) enum Next {
 impl Reconnecting {
     /// There is no connection from now on.
     pub(crate) fn new(what: &'static str, patience: Duration, news: News, now: Instant) -> Self {
+        let mut backoff = Backoff::of_now();
+        let next_try = now + backoff.wait(FIRST_WAIT, 1);
         Self {
             what,
             patience,
+            backoff,
             news,
             told_at: None,
             is_told: false,
             lost_at: now,
             tries: 0,
-            next_try: now + FIRST_WAIT,
+            next_try,
             error: ReplicationError::Closed,
             trying: None,
         }
@@ -164,7 +166,7 @@ impl Reconnecting {
         let may_pass = error.is_transient() || error.is_slot_active();
         self.error = error;
         self.tries += 1;
-        let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
+        let wait = self.backoff.wait(FIRST_WAIT, self.tries + 1);
         // The last try is at the end of the patience, and not before.
         self.next_try = (now + wait).min(self.end().max(now));
         let is_another = may_pass && now < self.end();
@@ -267,7 +269,9 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((now - start, tries), (PATIENCE, 7));
+        assert_eq!(now - start, PATIENCE);
+        // Waits of 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 and 5 s, or down to half of each.
+        assert!((7..=9).contains(&tries), "{tries}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Flushed<'a> {
     pub encoded_bytes: u64,
     /// Bytes handed to the sink.
     pub sent_bytes: u64,
+    /// Row versions that were put aside.
+    pub rejected_rows: u64,
     /// How long the flush took, in µs.
     pub flush_us: i64,
     /// When it was acknowledged, in µs of the orchestrator's clock.
@@ -109,7 +111,8 @@ impl Recorder {
 
     /// The sink acknowledged a batch. The batch itself counts where its first row does.
     pub(crate) fn flushed(&mut self, flushed: &Flushed<'_>) {
-        let &Flushed { segments, encoded_bytes, sent_bytes, flush_us, flushed_us } = flushed;
+        let &Flushed { segments, encoded_bytes, sent_bytes, rejected_rows, flush_us, flushed_us } =
+            flushed;
         let timings = self.timings;
         for segment in segments {
             let record = self.record_of(segment);
@@ -130,6 +133,7 @@ impl Recorder {
             record.counts.batches += 1;
             record.counts.encoded_bytes += encoded_bytes;
             record.counts.sent_bytes += sent_bytes;
+            record.counts.rejected_rows += rejected_rows;
             if timings {
                 record.flush.record(flush_us);
             }
@@ -172,7 +176,14 @@ mod tests {
     }
 
     fn flushed(segments: &[Segment]) -> Flushed<'_> {
-        Flushed { segments, encoded_bytes: 10, sent_bytes: 5, flush_us: 50, flushed_us: 400 }
+        Flushed {
+            segments,
+            encoded_bytes: 10,
+            sent_bytes: 5,
+            rejected_rows: 0,
+            flush_us: 50,
+            flushed_us: 400,
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use walbench_metrics::sample::{ConsumerSample, Sample};
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
+use walbench_phases::clickhouse::ClickhouseAddress;
 
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
@@ -29,6 +30,9 @@ pub struct Prepare {
     pub run: u64,
     /// The source, database included.
     pub address: PostgresAddress,
+    /// The ClickHouse to write into, database included; absent: the plan's mock.
+    #[serde(default)]
+    pub clickhouse: Option<ClickhouseAddress>,
     /// The plan.
     pub plan: Plan,
     /// The slot to stream; it exists.
@@ -155,12 +159,19 @@ struct Follower {
 
 impl Follower {
     async fn start(worker: String, prepare: Prepare, news: News) -> Result<Self, Failure> {
-        let Prepare { run, address, plan, slot, publication, .. } = prepare;
+        let Prepare { run, address, clickhouse, plan, slot, publication, .. } = prepare;
         let consumer = plan.consumer.clone();
         let correction_us = prepare.clock_correction_us;
         let recorder =
             Recorder::new(worker.clone(), consumer.record_timings, wall_us() - correction_us);
-        let flusher = Flusher::new(Sink::mock(&consumer)?, recorder, correction_us, news)
+        let sink = match &clickhouse {
+            None => Sink::mock(&consumer)?,
+            Some(address) => {
+                let writer = format!("{run}/{slot}");
+                Sink::clickhouse(address, &plan.clickhouse, &writer).await?
+            }
+        };
+        let flusher = Flusher::new(sink, recorder, correction_us, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = format!("walbench {worker}");
         let task = Task {

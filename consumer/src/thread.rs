@@ -8,6 +8,7 @@ use walbench_metrics::Failure;
 use walbench_metrics::sample::StreamPosition;
 use walbench_phases::plan::Consumer;
 
+use crate::backoff::random_seed;
 use crate::catalogue::Catalogue;
 use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
@@ -268,7 +269,8 @@ impl Streaming {
             },
             max_in_flight_bytes: plan.max_in_flight_bytes,
             flush_concurrency: plan.max_flush_concurrency as usize,
-            max_attempts: plan.max_attempts,
+            flush_patience: Duration::from_secs_f64(plan.flush_retry_sec),
+            seed: random_seed(),
             spool_memory_bytes: plan.spool_memory_bytes,
             spool_dir: plan.spool_dir.clone(),
             writing,

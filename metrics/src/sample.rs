@@ -222,6 +222,8 @@ pub struct ConsumerCounts {
     pub clamped_values: u64,
     /// Replication connections that took the place of a lost one.
     pub reconnects: u64,
+    /// Row versions that the destination does not take, put aside.
+    pub rejected_rows: u64,
 }
 
 impl ConsumerCounts {
@@ -240,6 +242,7 @@ impl ConsumerCounts {
             unstamped_rows,
             clamped_values,
             reconnects,
+            rejected_rows,
         } = other;
         self.rows += rows;
         self.received_rows += received_rows;
@@ -253,6 +256,7 @@ impl ConsumerCounts {
         self.unstamped_rows += unstamped_rows;
         self.clamped_values += clamped_values;
         self.reconnects += reconnects;
+        self.rejected_rows += rejected_rows;
     }
 }
 
@@ -277,6 +281,10 @@ pub struct ResourceSample {
     /// State of PostgreSQL at the end of the interval; absent when it did not answer in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresState>,
+    /// What ClickHouse did in the interval; absent without one, and when it did not answer in time:
+    /// then it stands in the next sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<ClickhouseUse>,
 }
 
 /// What a process is to the pipeline.
@@ -293,6 +301,8 @@ pub enum Role {
     Walsender,
     /// All processes of the PostgreSQL server together, walsenders included.
     Postgres,
+    /// The ClickHouse server, or the mock in its place.
+    Clickhouse,
 }
 
 /// CPU time and memory of one process in an interval.
@@ -328,4 +338,60 @@ pub struct SlotState {
     pub retained_bytes: u64,
     /// Bytes the decoder spilled to disk since the slot was made; 0 before PostgreSQL 14.
     pub spill_bytes: u64,
+}
+
+/// What a ClickHouse server did in an interval, by its own account (`system.events`), and what it
+/// holds at the end of it. The account is the whole server's, others' work included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClickhouseUse {
+    /// CPU time of its queries and merges, in µs; absent where it does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<u64>,
+    /// Inserts.
+    pub inserts: u64,
+    /// Rows of inserts.
+    pub inserted_rows: u64,
+    /// Uncompressed bytes of inserts.
+    pub inserted_bytes: u64,
+    /// Merges begun.
+    pub merges: u64,
+    /// Rows read by merges.
+    pub merged_rows: u64,
+    /// Inserts held up because a table had too many parts.
+    pub delayed_inserts: u64,
+    /// Inserts refused because a table had too many parts.
+    pub rejected_inserts: u64,
+    /// Parts that the run's tables consist of now.
+    pub active_parts: u64,
+    /// Bytes of these on disk now.
+    pub disk_bytes: u64,
+}
+
+impl ClickhouseUse {
+    /// Adds what was done in a later interval.
+    pub fn merge(&mut self, later: &Self) {
+        let Self {
+            cpu_us,
+            inserts,
+            inserted_rows,
+            inserted_bytes,
+            merges,
+            merged_rows,
+            delayed_inserts,
+            rejected_inserts,
+            active_parts,
+            disk_bytes,
+        } = later;
+        self.cpu_us = self.cpu_us.zip(*cpu_us).map(|(ours, theirs)| ours + theirs);
+        self.inserts += inserts;
+        self.inserted_rows += inserted_rows;
+        self.inserted_bytes += inserted_bytes;
+        self.merges += merges;
+        self.merged_rows += merged_rows;
+        self.delayed_inserts += delayed_inserts;
+        self.rejected_inserts += rejected_inserts;
+        self.active_parts = self.active_parts.max(*active_parts);
+        self.disk_bytes = self.disk_bytes.max(*disk_bytes);
+    }
 }

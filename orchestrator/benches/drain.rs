@@ -18,6 +18,7 @@
 
 #[path = "../../producer/tests/it/cluster.rs"]
 mod cluster;
+mod loaded;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,31 +27,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
-use walbench_metrics::stamp::Stamp;
 use walbench_phases::address::{Host, PostgresAddress};
-use walbench_phases::plan::{SynchronousCommit, WriteMethod};
 use walbench_producer::connect;
-use walbench_producer::workload::{Table, TableShape, builtin_ddl};
-use walbench_producer::write::attempt::Attempt;
-use walbench_producer::write::batch::{Batch, Part};
-use walbench_producer::write::session::{Session, Settings};
 
 use cluster::{Cluster, Version};
-
-const SERVER: [&str; 5] = [
-    "shared_buffers = '512MB'",
-    "max_wal_size = '16GB'",
-    "checkpoint_timeout = '1h'",
-    "wal_sender_timeout = 0",
-    "logical_decoding_work_mem = '64MB'",
-];
-
-/// Rows of one transaction.
-const TRANSACTION_ROWS: u64 = 100;
-
-/// Between two looks at a process.
-const LOOK: Duration = Duration::from_millis(5);
+use loaded::{LOOK, Loaded, SERVER, drop_slot, load, median};
 
 /// Who drains.
 const READERS: [&str; 6] = [
@@ -65,13 +46,6 @@ const PEER: usize = 0;
 const BARE: [usize; 2] = [1, 2];
 const ENCODE: usize = 4;
 const TEXT: usize = 5;
-
-/// A slot with rows in it.
-struct Loaded {
-    name: &'static str,
-    rows: u64,
-    end: String,
-}
 
 /// One drain.
 #[derive(Clone, Copy, Debug)]
@@ -228,12 +202,6 @@ async fn lags(admin: &Client, address: &PostgresAddress, rounds: u64) {
     );
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn report(loaded: &Loaded, transport: &str, readers: &[&Vec<Drain>]) {
     println!(
         "\n{}, {} rows, {transport}: medians of {} interleaved runs",
@@ -279,34 +247,6 @@ fn ratios<'a>(of: &'a [Drain], to: &'a [Drain]) -> impl Iterator<Item = f64> + '
     of.iter().zip(to).map(|(of, to)| of.rows_per_s / to.rows_per_s)
 }
 
-/// Makes a table, a publication and a slot, and fills them.
-async fn load(admin: &Client, address: &PostgresAddress, name: &'static str, rows: u64) -> Loaded {
-    admin.batch_execute(builtin_ddl(name).unwrap()).await.unwrap();
-    admin.batch_execute(&format!("CREATE PUBLICATION {name} FOR TABLE {name}")).await.unwrap();
-    let slot = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
-    admin.execute(slot, &[&name]).await.unwrap();
-    let shape = TableShape::describe(admin, name).await.unwrap();
-    let tables = [Table::new(shape, 42, None, 0.5).unwrap()];
-    let settings = Settings {
-        address: address.clone(),
-        application_name: "drain".into(),
-        synchronous_commit: SynchronousCommit::Off,
-        method: WriteMethod::Copy,
-    };
-    let session = Session::open(&settings, &tables).await.unwrap();
-    let mut batch = Batch::default();
-    for sequence in 0..rows / TRANSACTION_ROWS {
-        batch.rows.inserts = sequence * TRANSACTION_ROWS..(sequence + 1) * TRANSACTION_ROWS;
-        batch.encode(&tables[0], Part { index: 0, processes: 1 }, WriteMethod::Copy);
-        let stamp = Stamp { run: 0, phase: 0, measured: true, producer: 0, sequence, due_us: 0 };
-        let attempt = session.write(&batch, &stamp).await;
-        assert!(matches!(attempt, Attempt::Committed { .. }), "{attempt:?}");
-    }
-    admin.batch_execute("CHECKPOINT").await.unwrap();
-    let end = admin.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
-    Loaded { name, rows: rows / TRANSACTION_ROWS * TRANSACTION_ROWS, end }
-}
-
 async fn drain(admin: &Client, loaded: &Loaded, mut command: Command) -> Drain {
     let copy = "SELECT pg_copy_logical_replication_slot($1, 'drain')";
     admin.execute(copy, &[&loaded.name]).await.unwrap();
@@ -348,15 +288,6 @@ async fn drain(admin: &Client, loaded: &Loaded, mut command: Command) -> Drain {
 fn stream_seconds(said: &str) -> Option<f64> {
     let report: serde_json::Value = serde_json::from_str(said).ok()?;
     report.get("draining_seconds").or(report.get("seconds"))?.as_f64()
-}
-
-/// Its walsender may need a moment to see that its reader is gone.
-async fn drop_slot(admin: &Client) {
-    let drop = "SELECT pg_drop_replication_slot('drain')";
-    while let Err(error) = admin.execute(drop, &[]).await {
-        assert_eq!(error.code().map(SqlState::code), Some("55006"), "{error}");
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 fn command(address: &PostgresAddress, loaded: &Loaded, transport: &str, reader: usize) -> Command {

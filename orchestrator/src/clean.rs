@@ -8,14 +8,18 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use walbench_consumer::clickhouse::client::Clients;
 use walbench_metrics::Failure;
 use walbench_phases::address::PostgresAddress;
+use walbench_phases::clickhouse::ClickhouseAddress;
 
-use crate::address::given_address;
+use crate::address::{given_address, given_clickhouse};
 use crate::cli::CleanArgs;
+use crate::clickhouse::claim::{self as clickhouse_claim, Life};
+use crate::clickhouse::private as clickhouse;
 use crate::ending::{self, Ending};
+use crate::keeper::LOCK_FILE;
 use crate::postgres::control::Control;
-use crate::postgres::keeper::LOCK_FILE;
 use crate::postgres::private::{FOLDER_PREFIX, parent_folder, postmaster_pid};
 use crate::postgres::{claim, mark};
 
@@ -28,6 +32,10 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<u8, Ending> {
     if let Some(url) = &args.postgres {
         let address = given_address("--postgres", url).map_err(Ending::usage)?;
         said.extend(clean_server(&address, args.dry_run).await.map_err(Ending::component)?);
+    }
+    if let Some(url) = &args.clickhouse {
+        let address = given_clickhouse("--clickhouse", url).map_err(Ending::usage)?;
+        said.extend(clean_clickhouse(&address, args.dry_run).await.map_err(Ending::component)?);
     }
     if said.is_empty() {
         said.push("nothing was left behind".into());
@@ -65,6 +73,31 @@ async fn clean_server(address: &PostgresAddress, dry_run: bool) -> Result<Vec<St
     Ok(said)
 }
 
+async fn clean_clickhouse(
+    address: &ClickhouseAddress,
+    dry_run: bool,
+) -> Result<Vec<String>, Failure> {
+    let clients = Clients::new(address)?;
+    let mut said = Vec::new();
+    for (database, holder) in clickhouse_claim::all(&clients).await? {
+        let (database_is, run) = (format!("database \"{database}\" in ClickHouse"), &holder.run_id);
+        let reason = match holder.life() {
+            _ if holder.kept => format!("run {run} was to keep it"),
+            Life::Alive => format!("run {run} is using it"),
+            Life::Elsewhere => format!("run {run} is on another machine"),
+            Life::Dead => {
+                if !dry_run {
+                    clickhouse_claim::drop_marked(&clients, &database).await?;
+                }
+                said.push(format!("{} {database_is} of run {run}", removed(dry_run)));
+                continue;
+            }
+        };
+        said.push(format!("left {database_is}: {reason}"));
+    }
+    Ok(said)
+}
+
 fn clean_folders(parent: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
     for folder in private_folders(parent) {
@@ -83,7 +116,10 @@ fn clean_folders(parent: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
 
 fn private_folders(parent: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    let ours = entries.filter(|e| e.file_name().to_string_lossy().starts_with(FOLDER_PREFIX));
+    let is_ours = |name: &str| {
+        [FOLDER_PREFIX, clickhouse::FOLDER_PREFIX].iter().any(|prefix| name.starts_with(prefix))
+    };
+    let ours = entries.filter(|e| is_ours(&e.file_name().to_string_lossy()));
     // A folder without the lock file is none of ours, or not made whole yet.
     let mut folders: Vec<PathBuf> =
         ours.map(|e| e.path()).filter(|folder| folder.join(LOCK_FILE).is_file()).collect();
@@ -111,7 +147,8 @@ pub(crate) fn stop_server(folder: &Path) -> Result<(), Failure> {
         fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*folder.to_string_lossy()))
     };
-    let Some(pid) = postmaster_pid(folder).filter(|pid| is_its_server(*pid)) else { return Ok(()) };
+    let pid = postmaster_pid(folder).or_else(|| clickhouse::server_pid(folder));
+    let Some(pid) = pid.filter(|pid| is_its_server(*pid)) else { return Ok(()) };
     let failed = || Failure::new(format!("the server of {} can't be stopped", folder.display()));
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGQUIT).map_err(|e| failed().caused_by(&e))?;
     let deadline = Instant::now() + SERVER_TIMEOUT;

@@ -23,6 +23,20 @@ Examples:
 
 A slot that follow makes stays, and keeps WAL until it is dropped; --drop-slot drops it at the end.";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  walbench verify --postgres postgres://me@localhost/app --publication p --clickhouse http://localhost:8123
+  walbench verify … --table orders --show 50        one table, and more of what differs
+  walbench verify … --settle 30                     while rows are being replicated
+
+Exit codes: 0 all rows are the same · 1 some differ · 2 wrong usage · 3 there is nothing to compare ·
+4 a server failed · 130 interrupted";
+const CLICKHOUSE_EXAMPLES: &str = "\
+Examples:
+  walbench clickhouse                                    a real one
+  walbench clickhouse --mock --set clickhouse.mock.delay_ms=20
+  walbench clickhouse --mock --set 'clickhouse.mock.faults=[{kind=\"outage\",at_sec=10,for_sec=5}]'";
+
 /// Load-tests, profiles and proves a PostgreSQL → ClickHouse replication pipeline.
 #[derive(Debug, Parser)]
 #[command(name = "walbench", version, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -49,10 +63,18 @@ pub(crate) enum Command {
     /// Follow a publication of yours into ClickHouse or the mock: the consumer alone
     #[command(after_help = FOLLOW_EXAMPLES)]
     Follow(FollowArgs),
+    /// Prove that everything arrived: compare a publication's tables with ClickHouse's, row by row
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// Read a slot's stream and do nothing with it: how fast the server can send
     Ceiling(CeilingArgs),
     /// Find and remove what a killed run left behind
     Clean(CleanArgs),
+    /// Have a private ClickHouse, or a mock of one, for as long as this command runs
+    #[command(after_help = CLICKHOUSE_EXAMPLES)]
+    Clickhouse(ClickHouseArgs),
+    /// Get what walbench needs and this machine lacks: an embedded ClickHouse, by npm
+    Setup,
     /// Be a worker process; started by walbench itself
     #[command(hide = true)]
     Worker {
@@ -77,6 +99,38 @@ pub(crate) enum WorkerRole {
     Producer,
     Consumer,
     Postgres,
+    Clickhouse,
+    Mock,
+}
+
+/// What a private ClickHouse is made of.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClickHouseProgramArgs {
+    /// A ClickHouse server, or the folder it is in [default: from PATH, else the embedded engine]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) clickhouse_bin: Option<PathBuf>,
+    /// The embedded engine, libchdb.so [default: the one `walbench setup` gets]
+    #[arg(long, value_name = "FILE", env = "WALBENCH_CHDB_LIB")]
+    pub(crate) chdb_lib: Option<PathBuf>,
+}
+
+/// Which private ClickHouse.
+#[derive(Debug, Args)]
+pub(crate) struct ClickHouseArgs {
+    #[command(flatten)]
+    pub(crate) program: ClickHouseProgramArgs,
+    /// Keep its folder
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// A mock: it checks what it is sent, keeps each key's newest row, and fails as it is told to
+    #[arg(long, conflicts_with_all = ["clickhouse_bin", "keep"])]
+    pub(crate) mock: bool,
+    /// Port the mock listens on [default: a free one]
+    #[arg(long, value_name = "PORT", requires = "mock")]
+    pub(crate) port: Option<u16>,
+    /// Change any key of the plan's [clickhouse.mock], or producer.seed; later ones win
+    #[arg(long, value_name = "KEY=VALUE", requires = "mock")]
+    pub(crate) set: Vec<String>,
 }
 
 /// Which plan, and what to change in it.
@@ -126,6 +180,8 @@ pub(crate) struct RunArgs {
     /// Folder of PostgreSQL's programs (initdb, postgres) for the private server
     #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) clickhouse: ClickHouseProgramArgs,
     /// Say more: each step, and a line each second
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -136,6 +192,9 @@ pub(crate) struct CleanArgs {
     /// Also look on this PostgreSQL server
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub(crate) postgres: Option<String>,
+    /// Also look on this ClickHouse server
+    #[arg(long, value_name = "URL", env = "CLICKHOUSE_URL", hide_env_values = true)]
+    pub(crate) clickhouse: Option<String>,
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -171,10 +230,10 @@ pub(crate) struct FollowArgs {
     /// Use the mock
     #[arg(long, required_unless_present = "clickhouse", conflicts_with = "clickhouse")]
     pub(crate) mock_clickhouse: bool,
-    /// HTTP URL of the ClickHouse to write into; not in this version
+    /// HTTP URL of the ClickHouse to write into
     #[arg(long, value_name = "URL")]
     pub(crate) clickhouse: Option<String>,
-    /// How much of a flush the mock does: discard, encode, or files (in consumer.mock_dir)
+    /// How much of a flush the mock does: discard, encode, files (in consumer.mock_dir), or http
     #[arg(long, value_name = "LEVEL", requires = "mock_clickhouse")]
     pub(crate) mock_level: Option<String>,
     /// Make the slot if it is not there
@@ -192,6 +251,52 @@ pub(crate) struct FollowArgs {
     /// End after so many seconds
     #[arg(long = "for", value_name = "SEC", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) for_sec: Option<f64>,
+}
+
+/// What is compared with what.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The database
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) postgres: String,
+    /// The publication; it exists
+    #[arg(long, value_name = "NAME")]
+    pub(crate) publication: String,
+    /// HTTP URL of the ClickHouse that its rows are in
+    #[arg(long, value_name = "URL")]
+    pub(crate) clickhouse: String,
+    /// ClickHouse's database [default: the one that the URL names, else that of the plan's default]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+    /// Compare this table of the publication's alone; may come several times
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Vec<String>,
+    /// Show so many of a table's rows that differ
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) show: usize,
+    /// Compare this share of the keys, such as 0.01: less memory, and the same reading
+    #[arg(long, value_name = "FRACTION", value_parser = share)]
+    pub(crate) sample: Option<f64>,
+    /// Memory for what is kept of rows; what is more goes into a file in TMPDIR
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..1 << 24))]
+    pub(crate) memory_mib: u64,
+    /// Look at rows that differ again for so many seconds: they may be on their way
+    #[arg(long, value_name = "SEC", value_parser = seconds, default_value = "0")]
+    pub(crate) settle: f64,
+    /// Report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Change a key of the plan's [consumer], as for `follow`; later ones win
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// A part of something, and not nothing.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("a number above 0 and up to 1".into()),
+    }
 }
 
 /// A length of time that a clock can hold.

@@ -6,8 +6,12 @@ use std::io::{self, Write};
 use walbench_metrics::Failure;
 use walbench_phases::PlanError;
 
+/// A verification or a threshold failed.
+pub(crate) const FAILED: u8 = 1;
 /// Wrong usage or plan.
 pub(crate) const USAGE: u8 = 2;
+/// Nothing can be said.
+pub(crate) const INCONCLUSIVE: u8 = 3;
 /// A server or a worker failed.
 pub(crate) const COMPONENT: u8 = 4;
 /// Interrupted by a signal.

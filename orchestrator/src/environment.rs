@@ -68,5 +68,6 @@ pub(crate) async fn of_server(source: &Source, plan: &Plan, managed: bool) -> Se
         SynchronousCommit::Off => "off",
     };
     settings.insert("synchronous_commit".into(), synchronous_commit.into());
-    Server { name: "PostgreSQL".into(), version: source.facts.version.clone(), settings, managed }
+    let version = source.facts.version.clone();
+    Server { name: "PostgreSQL".into(), version, settings, managed, description: None }
 }

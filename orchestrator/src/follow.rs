@@ -6,21 +6,24 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use walbench_consumer::clickhouse::Description;
 use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{
     Ceiling, Follow, Following, News, Reading, Recent, SlotTrouble, StartError, Total, ceiling,
     saying,
 };
+use walbench_metrics::clock::wall_us;
 use walbench_metrics::{Failure, Timing};
 use walbench_phases::address::PostgresAddress;
-use walbench_phases::plan::{Consumer, MockLevel};
+use walbench_phases::plan::MockLevel;
 use walbench_phases::{Env, Override, Plan, Source, load};
 
-use crate::address::given_address;
+use crate::address::{given_address, given_clickhouse};
 use walbench_results::count;
 
 use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
+use crate::clickhouse::mock::MockClickHouse;
 use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
 
@@ -36,27 +39,51 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `walbench follow`.
 pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
-    if args.clickhouse.is_some() {
-        let what = "a real ClickHouse (--clickhouse) is not in this version of walbench";
-        let hint = "--mock-clickhouse follows into the mock";
-        return Err(Ending::usage(Failure::new(what).hint(hint)));
-    }
     saying(|news| follow_saying(args, news)).await
 }
 
 async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
-    let following = following(&args.stream, &follow_overrides(args))?;
+    let mut following = following(&args.stream, &follow_overrides(args))?;
+    let plan = plan(&args.stream.set, &follow_overrides(args))?;
+    let mut mock = None;
+    let address = match &args.clickhouse {
+        Some(url) => Some(given_clickhouse("--clickhouse", url).map_err(Ending::usage)?),
+        None if plan.consumer.mock_level == MockLevel::Http => {
+            let mock = mock.insert(start_mock(&plan).await.map_err(Ending::component)?);
+            Some(given_clickhouse("the mock's URL", &mock.place.url).map_err(Ending::component)?)
+        }
+        None => None,
+    };
+    following.clickhouse = address.map(|address| (address, plan.clickhouse));
+    let ended = follow_into(&following, args, news).await;
+    if let Some(mock) = mock {
+        let counters = mock.stop().await.map_err(Ending::component)?;
+        ending::say(&format!("the mock's {}", counters.line()));
+    }
+    ended
+}
+
+/// A mock ClickHouse server of our own, whose faults' time counts from now.
+async fn start_mock(plan: &Plan) -> Result<MockClickHouse, Failure> {
+    let mut mock = MockClickHouse::start(plan, 0).await?;
+    mock.begin(0, wall_us()).await?;
+    Ok(mock)
+}
+
+async fn follow_into(following: &Following, args: &FollowArgs, news: News) -> Result<u8, Ending> {
     let made = match args.create_slot {
-        true => create_slot(&following, args.drop_slot).map_err(start_failed)?,
+        true => create_slot(following, args.drop_slot).map_err(start_failed)?,
         false => None,
     };
     let is_made = made.is_some();
     let started = Follow::start(following.clone(), made.and_then(|made| made.exported), news).await;
     if is_made && started.is_err() {
-        drop_slot(&following);
+        drop_slot(following);
     }
     let mut follow = started.map_err(|error| start_failed(with_flag(error)))?;
-    if !is_made && following.consumer.mock_level != MockLevel::Files {
+    let keeps_nothing =
+        args.clickhouse.is_none() && following.consumer.mock_level != MockLevel::Files;
+    if !is_made && keeps_nothing {
         ending::say(
             "note: the mock keeps nothing, and what it is given is confirmed: PostgreSQL forgets it",
         );
@@ -68,7 +95,7 @@ async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
     let has_ended = ended.is_ok();
     let code = ended.and_then(|end| report(&follow, end, args.stream.json));
     match is_made && args.drop_slot {
-        true if has_ended => drop_slot(&following),
+        true if has_ended => drop_slot(following),
         // It is still streamed, by a thread that does not end.
         true => ending::say(&format!("slot \"{}\" is left behind", following.slot)),
         false => {}
@@ -192,7 +219,7 @@ impl Said {
     }
 }
 
-async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()> {
+pub(crate) async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) -> Option<()> {
     tokio::select! {
         asked = interrupt.recv() => asked,
         asked = terminate.recv() => asked,
@@ -239,7 +266,7 @@ fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
     ];
     let set = flags.into_iter().filter_map(|(key, flag, value)| {
         let (path, origin) = (format!("consumer.{key}"), format!("--{flag} {}", value?));
-        Some(Override { path, value: value?.into(), origin })
+        Some(Override { path, value: Some(value?.into()), origin })
     });
     set.collect()
 }
@@ -257,16 +284,24 @@ fn following(args: &StreamArgs, flags: &[Override]) -> Result<Following, Ending>
         })?),
     };
     let (publication, slot) = (args.publication.clone(), args.slot.clone());
-    Ok(Following { address, publication, slot, consumer: consumer(args, flags)?, until_lsn })
+    let consumer = plan(&args.set, flags)?.consumer;
+    Ok(Following { address, publication, slot, consumer, clickhouse: None, until_lsn })
 }
 
-fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
-    let mut overrides = set_overrides(&args.set)?;
+/// The plan of a command that runs no phases, of which a part is used.
+pub(crate) fn plan(sets: &[String], flags: &[Override]) -> Result<Plan, Ending> {
+    let mut overrides = set_overrides(sets)?;
     // One process does not divide its work, and starts no other.
     let is_of_runs = |path: &str| {
         ["consumer.processes", "consumer.distribution", "consumer.launcher"].contains(&path)
     };
-    let is_foreign = |set: &&Override| !set.path.starts_with("consumer.") || is_of_runs(&set.path);
+    // Where ClickHouse is, is what --clickhouse says.
+    let is_clickhouse = |path: &str| {
+        path.starts_with("clickhouse.") && !["clickhouse.mode", "clickhouse.url"].contains(&path)
+    };
+    let is_foreign = |set: &&Override| {
+        !(set.path.starts_with("consumer.") || is_clickhouse(&set.path)) || is_of_runs(&set.path)
+    };
     if let Some(set) = overrides.iter().find(is_foreign) {
         return Err(Ending::usage(
             Failure::new(format!("{}: that key means nothing here", set.origin))
@@ -275,8 +310,7 @@ fn consumer(args: &StreamArgs, flags: &[Override]) -> Result<Consumer, Ending> {
     }
     overrides.extend_from_slice(flags);
     let source = Source { name: "follow".into(), text: PLAN.into(), env: Env::here() };
-    let plan: Plan = load(&source, &overrides)?;
-    Ok(plan.consumer)
+    Ok(load(&source, &overrides)?)
 }
 
 /// Where the WAL ends. What was committed with `synchronous_commit = off` is written there and not
@@ -367,7 +401,7 @@ fn with_flag(mut error: StartError) -> StartError {
     error
 }
 
-fn start_failed(error: StartError) -> Ending {
+pub(crate) fn start_failed(error: StartError) -> Ending {
     let StartError { failure, is_usage, .. } = error;
     if is_usage { Ending::usage(failure) } else { Ending::component(failure) }
 }
@@ -405,6 +439,7 @@ fn per(of: f64, by: f64) -> Option<f64> {
 
 struct Report {
     total: Total,
+    destination: Option<Description>,
     copying: Copying,
     received_lsn: u64,
     confirmed_lsn: u64,
@@ -418,6 +453,7 @@ impl Report {
         let position = follow.position();
         Self {
             total: follow.total().clone(),
+            destination: follow.destination(),
             copying: follow.copying().unwrap_or_default(),
             received_lsn: position.received_lsn,
             confirmed_lsn: position.confirmed_lsn,
@@ -433,7 +469,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { total, copying, received_lsn, confirmed_lsn, used, failure } = self;
+        let Self { total, copying, received_lsn, confirmed_lsn, used, failure, .. } = self;
         let (counts, seconds) = (&total.counts, total.reading.as_secs_f64());
         let mut report = json!({
             "rows": counts.rows,
@@ -448,6 +484,7 @@ impl Report {
             "retries": counts.retries,
             "errors": counts.errors,
             "clamped_values": counts.clamped_values,
+            "rejected_rows": counts.rejected_rows,
             "reconnects": counts.reconnects,
             "flush_us": timing(&total.flush),
             "lag_us": {
@@ -464,6 +501,11 @@ impl Report {
             "received_lsn": lsn_text(*received_lsn),
             "confirmed_lsn": lsn_text(*confirmed_lsn),
         });
+        if let Some(Description { version, endpoints, database, settings }) = &self.destination {
+            report["clickhouse"] = json!({
+                "version": version, "endpoints": endpoints, "database": database, "settings": settings,
+            });
+        }
         if let Some(failure) = failure {
             report["error"] = failure.line().into();
         }
@@ -477,7 +519,7 @@ impl Report {
         format!(
             "{}{} rows in {} transactions, {:.1} MB in {seconds:.3} s: {:.0} rows/s\n\
              lag commit → flushed: p50 {}, p99 {}, max {}\n\
-             {} batches, {} retries, {} reconnects, {} values clamped\n\
+             {} batches, {} retries, {} reconnects, {} values clamped{}\n\
              {:.2} µs of CPU a row, at most {:.1} MB of memory, confirmed {}\n",
             copy_text(copying),
             counts.rows,
@@ -491,11 +533,17 @@ impl Report {
             counts.retries,
             counts.reconnects,
             counts.clamped_values,
+            rejected_text(counts.rejected_rows),
             per(used.cpu_us, (counts.rows + copying.rows()) as f64).unwrap_or_default(),
             used.max_rss_bytes as f64 / 1e6,
             lsn_text(*confirmed_lsn),
         )
     }
+}
+
+/// Rows that were put aside; nothing where none were.
+fn rejected_text(rows: u64) -> String {
+    if rows > 0 { format!(", {rows} rows put aside") } else { String::new() }
 }
 
 /// What was copied, as a line; nothing where there was no copy.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cli ─► commands ─► run ─┬─► postgres   servers and databases, ours only
+//!                         ├─► clickhouse a private server, or the engine as a library
 //!                         ├─► worker     processes of this executable, by their link
 //!                         ├─► watch      what they use
 //!                         └─► live       what the user sees meanwhile
@@ -14,15 +15,18 @@
 mod address;
 mod clean;
 mod cli;
+mod clickhouse;
 mod ending;
 mod environment;
 mod event;
 mod follow;
+mod keeper;
 mod live;
 mod plan;
 mod postgres;
 mod run;
 mod signals;
+mod verify;
 mod watch;
 mod worker;
 
@@ -64,8 +68,11 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
             abort_on_panic();
             runtime(2)?.block_on(follow::follow(&args))
         }
+        Command::Verify(args) => runtime(2)?.block_on(verify::verify_tables(&args)),
         Command::Ceiling(args) => follow::ceiling_of(&args),
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
+        Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
+        Command::Setup => clickhouse::setup(),
         Command::Worker { role, stdio } => serve(role, stdio),
     }
 }
@@ -83,7 +90,10 @@ fn abort_on_panic() {
 /// whose orchestrator is gone must not linger in a query.
 fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
     abort_on_panic();
-    let threads = if role == WorkerRole::Consumer { 2 } else { 1 };
+    let threads = match role {
+        WorkerRole::Consumer | WorkerRole::Clickhouse | WorkerRole::Mock => 2,
+        WorkerRole::Producer | WorkerRole::Postgres => 1,
+    };
     let served = runtime(threads)?.block_on(async {
         let (reader, writer) =
             if stdio { walbench_metrics::link::from_stdio() } else { worker::own_end()? };
@@ -91,6 +101,8 @@ fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
             WorkerRole::Producer => walbench_producer::serve(reader, writer).await,
             WorkerRole::Consumer => walbench_consumer::serve(reader, writer).await,
             WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
+            WorkerRole::Clickhouse => clickhouse::keeper::serve(reader, writer).await,
+            WorkerRole::Mock => clickhouse::mock_worker::serve(reader, writer).await,
         }
     });
     if let Err(failure) = &served {

@@ -1,7 +1,7 @@
 //! From the command line to a plan.
 
 use walbench_metrics::Failure;
-use walbench_phases::plan::{ClickhouseMode, MockLevel, ProfilingTool};
+use walbench_phases::plan::ProfilingTool;
 use walbench_phases::{Override, Plan, Source, builtin, find, load};
 
 use crate::cli::PlanArgs;
@@ -26,7 +26,7 @@ pub(crate) fn set_overrides(sets: &[String]) -> Result<Vec<Override>, Ending> {
                  --set producer.batch_size=50"
             )));
         };
-        let (path, value) = (path.trim().into(), value.trim().into());
+        let (path, value) = (path.trim().into(), Some(value.trim().into()));
         overrides.push(Override { path, value, origin: format!("--set {set}") });
     }
     Ok(overrides)
@@ -37,7 +37,7 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
     let mut flag = |path: &str, value: Option<&str>, name: &str| {
         if let Some(value) = value {
             let origin = format!("--{name} {value}");
-            overrides.push(Override { path: path.into(), value: value.into(), origin });
+            overrides.push(Override { path: path.into(), value: Some(value.into()), origin });
         }
     };
     flag("name", args.name.as_deref(), "name");
@@ -49,9 +49,11 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
     let output = args.output.as_ref().map(|path| path.display().to_string());
     flag("output.dir", output.as_deref(), "output");
     if args.mock_clickhouse {
-        // The whole section: an address has no meaning for a mock.
-        let (path, value) = ("clickhouse".into(), "{ mode = \"mock\" }".into());
-        overrides.push(Override { path, value, origin: "--mock-clickhouse".into() });
+        // An address has no meaning for a mock.
+        for (path, value) in [("clickhouse.mode", Some("mock".into())), ("clickhouse.url", None)] {
+            let origin = "--mock-clickhouse".into();
+            overrides.push(Override { path: path.into(), value, origin });
+        }
     }
     Ok(overrides)
 }
@@ -79,18 +81,6 @@ pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
             Failure::new(format!("{what} is not in this version of walbench")).hint(hint),
         ))
     };
-    if plan.clickhouse.mode != ClickhouseMode::Mock {
-        return refused(
-            "a real ClickHouse (clickhouse.mode other than \"mock\")",
-            "--mock-clickhouse runs the same plan against the mock",
-        );
-    }
-    if plan.consumer.mock_level == MockLevel::Http {
-        return refused(
-            "the mock ClickHouse server (consumer.mock_level = \"http\")",
-            "\"encode\" has the same CPU cost and no server",
-        );
-    }
     if plan.consumer.initial_copy {
         let failure = Failure::new("consumer.initial_copy is for `walbench follow`").hint(
             "leave it out: the slots of a run are made before its rows are written, so that \

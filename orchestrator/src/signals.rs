@@ -14,10 +14,22 @@ use crate::event::{Event, Stop};
 pub(crate) struct Patience(watch::Receiver<u32>);
 
 impl Patience {
-    /// Waits for a step that somebody else carries out: at most `limit`, and not beyond the signal
-    /// of this number.
+    /// Waits for a step that PostgreSQL carries out: at most `limit`, and not beyond the signal of
+    /// this number.
     pub(crate) async fn wait<T>(
         &self,
+        what: &str,
+        limit: Duration,
+        signals: u32,
+        step: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Stop> {
+        self.wait_for("PostgreSQL", what, limit, signals, step).await
+    }
+
+    /// The same of somebody else's step.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        who: &str,
         what: &str,
         limit: Duration,
         signals: u32,
@@ -28,7 +40,7 @@ impl Patience {
             done = step => Ok(done?),
             Ok(_) = asked.wait_for(|n| *n >= signals) => Err(Stop::Interrupted),
             () = tokio::time::sleep(limit) => {
-                let text = format!("PostgreSQL did not {what} within {} s", limit.as_secs());
+                let text = format!("{who} did not {what} within {} s", limit.as_secs());
                 Err(Failure::new(text).into())
             }
         }

@@ -6,11 +6,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_postgres::Row;
 use walbench_metrics::Failure;
 use walbench_metrics::sample::{
-    Interval, PostgresState, ProcessUse, ResourceSample, Role, SlotState,
+    ClickhouseUse, Interval, PostgresState, ProcessUse, ResourceSample, Role, SlotState,
 };
 use walbench_phases::address::Host;
 use walbench_profiles::{ProcessMeter, TreeMeter, Usage};
 
+use crate::clickhouse::account::Account;
 use crate::event::{Event, Walsender};
 use crate::postgres::control::{Control, refused};
 use crate::postgres::source::Source;
@@ -38,7 +39,18 @@ pub(crate) struct Watch {
     walsenders: Vec<(Walsender, Metered)>,
     /// The server's processes are on this machine.
     is_local: bool,
-    requests: UnboundedSender<Box<ResourceSample>>,
+    clickhouse: Option<(TreeMeter, Usage)>,
+    /// Without a sample, what the servers did is left out up to now.
+    requests: UnboundedSender<Option<Box<ResourceSample>>>,
+}
+
+/// A ClickHouse server that is to be measured.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// It tells itself.
+    pub(crate) account: Option<Account>,
+    /// The first of its processes, if they are on this machine.
+    pub(crate) root: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -76,6 +88,7 @@ impl Watch {
         source: &Source,
         workers: &[&Worker],
         postmaster: Option<u32>,
+        clickhouse: Option<Watched>,
         events: &UnboundedSender<Event>,
     ) -> Result<Self, Failure> {
         let control = Control::open(&source.address).await?;
@@ -94,24 +107,32 @@ impl Watch {
             Role::Orchestrator,
             std::process::id(),
         ));
-        let server = postmaster.and_then(|pid| TreeMeter::open(pid).ok());
-        let server = server.map(|mut meter| {
-            let before = meter.read().unwrap_or_default();
-            (meter, before)
-        });
-        let (requests, mut requested) = unbounded_channel::<Box<ResourceSample>>();
+        let server = postmaster.and_then(metered_tree);
+        let (account, root) = clickhouse.map(|it| (it.account, it.root)).unzip();
+        let mut account: Option<Account> = account.flatten();
+        let clickhouse = root.flatten().and_then(metered_tree);
+        let (requests, mut requested) = unbounded_channel::<Option<Box<ResourceSample>>>();
         let (slots, events) = (source.slots.clone(), events.clone());
         tokio::spawn(async move {
-            while let Some(mut sample) = requested.recv().await {
-                let asked = tokio::time::timeout(ANSWER_TIMEOUT, state(&control, &slots)).await;
+            while let Some(sample) = requested.recv().await {
+                let told = tokio::time::timeout(ANSWER_TIMEOUT, told(account.as_mut()));
+                let Some(mut sample) = sample else {
+                    let _ = told.await;
+                    continue;
+                };
+                let asked = tokio::time::timeout(ANSWER_TIMEOUT, state(&control, &slots));
+                let (asked, told) = tokio::join!(asked, told);
                 let rows = asked.ok().and_then(Result::ok).unwrap_or_default();
                 sample.postgres = postgres_state(&rows);
+                sample.clickhouse = told.ok().flatten();
                 if events.send(Event::Resources(sample, self::walsenders(&rows, &slots))).is_err() {
                     return;
                 }
             }
         });
-        let mut watch = Self { processes, server, walsenders: Vec::new(), is_local, requests };
+        let walsenders_yet = Vec::new();
+        let mut watch =
+            Self { processes, server, walsenders: walsenders_yet, is_local, clickhouse, requests };
         watch.follow_walsenders(&walsenders);
         Ok(watch)
     }
@@ -141,28 +162,45 @@ impl Watch {
     /// Leaves out what was used up to now.
     pub(crate) fn forget(&mut self) {
         self.used();
+        let _ = self.requests.send(None);
     }
 
     /// Measures what was used since the last time, and sends for the server's state, with which it
     /// comes as an event.
     pub(crate) fn measure(&mut self, interval: Interval) {
         let processes = self.used();
-        let sample = ResourceSample { interval, processes, postgres: None };
+        let sample = ResourceSample { interval, processes, postgres: None, clickhouse: None };
         // The task that answers lives as long as its connection; without it the run has ended.
-        let _ = self.requests.send(Box::new(sample));
+        let _ = self.requests.send(Some(Box::new(sample)));
     }
 
     fn used(&mut self) -> Vec<ProcessUse> {
         let walsenders = self.walsenders.iter_mut().map(|(_, metered)| metered);
         let mut used: Vec<ProcessUse> =
             self.processes.iter_mut().chain(walsenders).map(Metered::used).collect();
-        if let Some((meter, before)) = &mut self.server {
-            let now = meter.read().unwrap_or(*before);
-            used.push(process_use("postgres", Role::Postgres, *before, now));
-            *before = now;
+        let servers = [
+            ("postgres", Role::Postgres, &mut self.server),
+            ("clickhouse", Role::Clickhouse, &mut self.clickhouse),
+        ];
+        for (name, role, server) in servers {
+            if let Some((meter, before)) = server {
+                let now = meter.read().unwrap_or(*before);
+                used.push(process_use(name, role, *before, now));
+                *before = now;
+            }
         }
         used
     }
+}
+
+fn metered_tree(root: u32) -> Option<(TreeMeter, Usage)> {
+    let mut meter = TreeMeter::open(root).ok()?;
+    let before = meter.read().unwrap_or_default();
+    Some((meter, before))
+}
+
+async fn told(account: Option<&mut Account>) -> Option<ClickhouseUse> {
+    account?.used().await
 }
 
 fn role(worker: &str) -> Role {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -33,6 +34,12 @@ const LOG_TAIL_LINES: usize = 10;
 /// The role of a private server's keeper.
 pub(crate) const KEEPER: &str = "postgres";
 
+/// The role of a private ClickHouse's keeper.
+pub(crate) const CLICKHOUSE_KEEPER: &str = "clickhouse";
+
+/// The role of a mock ClickHouse server.
+pub(crate) const MOCK_CLICKHOUSE: &str = "mock";
+
 /// Our side of a worker.
 pub(crate) struct Worker {
     /// `producer-0`, `consumer-0`, `postgres`.
@@ -62,7 +69,8 @@ pub(crate) struct Start<'a> {
     pub(crate) role: &'a str,
     /// The command that starts walbench elsewhere; empty: here.
     pub(crate) launcher: &'a [String],
-    pub(crate) logs: &'a Path,
+    /// The folder of its log; absent: it says it where we do.
+    pub(crate) logs: Option<&'a Path>,
 }
 
 impl Worker {
@@ -74,7 +82,8 @@ impl Worker {
         events: &UnboundedSender<Event>,
     ) -> Result<Self, Failure> {
         let failed = |what: &str| Failure::new(format!("{} {what}", start.name));
-        let log = start.logs.join(format!("{}.log", start.name));
+        let log = start.logs.map(|logs| logs.join(format!("{}.log", start.name)));
+        let log = log.unwrap_or_default();
         let file = log_file(&log).map_err(|e| failed("can't have a log").caused_by(&e))?;
         let (child, reader, writer) =
             spawn(start, file).map_err(|f| failed("can't be started").because(f))?;
@@ -229,7 +238,7 @@ fn spawn_here(role: &str, log: File) -> Result<(Child, Reader, Writer), Failure>
         .stdin(std::os::fd::OwnedFd::from(theirs))
         .stdout(output)
         // A keeper has a server to stop first, which it does when its link closes.
-        .kill_on_drop(role != KEEPER)
+        .kill_on_drop(![KEEPER, CLICKHOUSE_KEEPER].contains(&role))
         .spawn()
         .map_err(|e| Failure::new("its process can't be made").caused_by(&e))?;
     let (reader, writer) = ours.into_split();
@@ -259,7 +268,11 @@ fn spawn_elsewhere(
     Ok((child, Box::new(output), LinkWriter::new(Box::new(input))))
 }
 
+/// The log of that path; standard error without one.
 fn log_file(path: &Path) -> std::io::Result<File> {
+    if path.as_os_str().is_empty() {
+        return Ok(std::io::stderr().as_fd().try_clone_to_owned()?.into());
+    }
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
@@ -284,7 +297,7 @@ async fn forward<R: AsyncRead + Unpin>(
 }
 
 /// The last lines of a log.
-fn tail(path: &Path, lines: usize) -> String {
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
     const TAIL_BYTES: u64 = 16 * 1024;
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;

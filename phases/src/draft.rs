@@ -61,11 +61,21 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Puts an override's value at `key`.
-    pub(crate) fn put(&mut self, key: &KeyPath, value: &DeValue<'_>, place: &Place) {
+    /// Leaves out what is at `key`.
+    pub(crate) fn leave_out(&mut self, key: &KeyPath) {
+        self.forget(key);
+        key.remove(&mut self.value);
+    }
+
+    fn forget(&mut self, key: &KeyPath) {
         self.places.retain(|other, _| !other.starts_with(key));
         self.names.retain(|other, _| !other.starts_with(key));
         self.oddities.retain(|other, _| !other.starts_with(key));
+    }
+
+    /// Puts an override's value at `key`.
+    pub(crate) fn put(&mut self, key: &KeyPath, value: &DeValue<'_>, place: &Place) {
+        self.forget(key);
         self.places.insert(key.clone(), place.clone());
         let value = self.read(key, value, &|_| place.clone());
         key.set(&mut self.value, value);

@@ -75,6 +75,23 @@ impl KeyPath {
         }
         *place = new;
     }
+
+    /// Removes what the path leads to, if that is the value of a name.
+    pub(crate) fn remove(&self, value: &mut Value) {
+        let Some((Step::Key(name), way)) = self.0.split_last() else { return };
+        let mut place = value;
+        for step in way {
+            let next = match step {
+                Step::Key(key) => place.get_mut(key.as_str()),
+                Step::Index(index) => place.get_mut(*index),
+            };
+            let Some(next) = next else { return };
+            place = next;
+        }
+        if let Some(table) = place.as_object_mut() {
+            table.remove(name);
+        }
+    }
 }
 
 impl fmt::Display for KeyPath {

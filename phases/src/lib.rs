@@ -5,14 +5,17 @@
 //! - [`builtin`]: the plans that come with walbench.
 //! - [`schedule`]: when each transaction is due.
 //! - [`threshold`]: expressions that must hold in every phase.
-//! - [`address`] and [`tls`]: where PostgreSQL is and how the way there is encrypted.
+//! - [`address`] and [`tls`]: where PostgreSQL is and how the way there is encrypted; [`clickhouse`]:
+//!   the same of ClickHouse.
 //!
 //! This crate starts nothing and connects to nothing.
 
 pub mod address;
 pub mod builtin;
+pub mod clickhouse;
 mod draft;
 mod env;
+pub mod faults;
 mod hint;
 mod interpolate;
 mod key;

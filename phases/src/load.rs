@@ -28,8 +28,9 @@ pub struct Override {
     /// The key: `producer.batch_size`, `phases.0.duration_sec`, or `phases.*.duration_sec` for
     /// every phase.
     pub path: String,
-    /// A TOML value; what isn't one is taken as a string.
-    pub value: String,
+    /// A TOML value; what isn't one is taken as a string. Without one, what the plan says of the key
+    /// is left out.
+    pub value: Option<String>,
     /// What the user typed, shown in messages: `--set producer.batch_size=5`, `--throughput 5`.
     pub origin: String,
 }

@@ -22,7 +22,10 @@ pub(crate) fn apply(draft: &mut Draft, number: usize, set: &Override) {
     match resolve(&set.path, &draft.value) {
         Ok(keys) => {
             for key in &keys {
-                draft.put(key, &read(&set.value, key), &place);
+                match &set.value {
+                    Some(value) => draft.put(key, &read(value, key), &place),
+                    None => draft.leave_out(key),
+                }
             }
         }
         Err(NoSuchKey { message, hint }) => {

@@ -207,15 +207,209 @@ pub struct Clickhouse {
     /// HTTP URL of an existing server, for `mode = "url"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Database the tables are made in.
+    /// Database the tables are made in, unless the URL names one.
     #[schemars(length(min = 1))]
     pub database: String,
+    /// Cluster that tables are made on: replicated ones on each of its servers, and distributed ones
+    /// over them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Settings of every insert (`max_insert_threads = "2"`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// Seconds an insert may take once it was sent; it is tried again then.
+    #[schemars(range(min = 0.001, max = 86_400))]
+    pub insert_timeout_sec: f64,
+    /// Whether ClickHouse's tables are compared with PostgreSQL's, row by row, at the run's end.
+    pub verify: bool,
+    /// What becomes of a row that ClickHouse does not take.
+    pub on_bad_row: BadRow,
+    /// File that such rows are put aside in; absent: they are counted alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad_rows_file: Option<PathBuf>,
+    /// The mock server.
+    #[serde(skip_serializing_if = "MockServer::is_default")]
+    pub mock: MockServer,
 }
 
 impl Default for Clickhouse {
     fn default() -> Self {
-        Self { mode: ClickhouseMode::Mock, url: None, database: "walbench".into() }
+        Self {
+            mode: ClickhouseMode::Mock,
+            url: None,
+            database: "walbench".into(),
+            cluster: None,
+            settings: BTreeMap::new(),
+            insert_timeout_sec: 60.0,
+            verify: true,
+            on_bad_row: BadRow::Fail,
+            bad_rows_file: None,
+            mock: MockServer::default(),
+        }
     }
+}
+
+/// `[clickhouse.mock]`: the mock ClickHouse server, for `consumer.mock_level = "http"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MockServer {
+    /// Time each insert takes beyond its work, in ms, on average; absent: `consumer.mock_delay_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3_600_000))]
+    pub delay_ms: Option<u64>,
+    /// How that time is spread around its average.
+    pub delay_distribution: DelayDistribution,
+    /// Rows a second that are taken over all connections; 0: as many as come.
+    #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
+    pub rows_per_sec: f64,
+    /// What goes wrong, and when.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}
+
+impl MockServer {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for MockServer {
+    fn default() -> Self {
+        Self {
+            delay_ms: None,
+            delay_distribution: DelayDistribution::Fixed,
+            rows_per_sec: 0.0,
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// How delays are spread around their average.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DelayDistribution {
+    /// Each is the average.
+    Fixed,
+    /// From nothing to twice the average, each as likely.
+    Uniform,
+    /// Exponentially.
+    Exponential,
+    /// Log-normally, with a sigma of 1: half of them are below 0.61 of the average, 1 % above 6.2
+    /// times it.
+    Lognormal,
+}
+
+/// `[[clickhouse.mock.faults]]`: something that goes wrong with the mock server for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What goes wrong.
+    pub kind: FaultKind,
+    /// Phase from whose start, warm-up included, the time is counted; absent: the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Seconds from there to the fault's beginning.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 604_800.0))]
+    pub at_sec: f64,
+    /// Seconds it lasts, also beyond its phase; absent: to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 604_800.0), extend("exclusiveMinimum" = 0))]
+    pub for_sec: Option<f64>,
+    /// Share of the inserts that it strikes.
+    #[serde(default = "whole")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share: f64,
+    /// Share of the struck inserts whose rows are written all the same, of which nobody hears;
+    /// absent: half of those that are cut, and none of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub applied_share: Option<f64>,
+    /// HTTP status of an error that is none of ClickHouse's (429, 503).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 400, max = 599))]
+    pub status: Option<u16>,
+    /// ClickHouse's code of an error (252: too many parts, 241: memory limit, 202: too many queries).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1023))]
+    pub code: Option<u16>,
+    /// Time that a delay adds, in ms, on average, spread as `delay_distribution` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub delay_ms: Option<u64>,
+    /// Rows a second that a throttle leaves over all connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000_000.0), extend("exclusiveMinimum" = 0))]
+    pub rows_per_sec: Option<f64>,
+}
+
+impl Fault {
+    /// One that strikes every insert from the first phase's start to the end, with nothing said of
+    /// how.
+    #[must_use]
+    pub fn new(kind: FaultKind) -> Self {
+        Self {
+            kind,
+            phase: None,
+            at_sec: 0.0,
+            for_sec: None,
+            share: whole(),
+            applied_share: None,
+            status: None,
+            code: None,
+            delay_ms: None,
+            rows_per_sec: None,
+        }
+    }
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+/// What goes wrong with the mock server.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Nobody listens, and open connections are cut.
+    Outage,
+    /// Inserts are answered with an error: `status` or `code`.
+    Error,
+    /// Inserts are taken and never answered.
+    Hang,
+    /// Connections are cut in mid-insert.
+    Cut,
+    /// Inserts take longer, by `delay_ms`.
+    Delay,
+    /// Inserts are taken more slowly, by `rows_per_sec`.
+    Throttle,
+}
+
+impl FaultKind {
+    /// As a plan has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outage => "outage",
+            Self::Error => "error",
+            Self::Hang => "hang",
+            Self::Cut => "cut",
+            Self::Delay => "delay",
+            Self::Throttle => "throttle",
+        }
+    }
+}
+
+/// What becomes of a row that ClickHouse does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRow {
+    /// The consumer ends with an error that says why.
+    Fail,
+    /// It is put aside with the reason, and counted; the rows beside it are written.
+    SetAside,
 }
 
 /// What receives the rows.
@@ -346,9 +540,10 @@ pub struct Consumer {
     /// Bytes of rows received and not yet acknowledged by the sink, at which reading stops.
     #[schemars(range(min = 65_536))]
     pub max_in_flight_bytes: u64,
-    /// Tries of one flush before the consumer gives up.
-    #[schemars(range(min = 1, max = 1_000))]
-    pub max_attempts: u32,
+    /// Seconds a flush that fails may take to succeed, if what is wrong may pass; 0 gives up at once.
+    /// What was received waits in memory meanwhile, up to `max_in_flight_bytes`, and then PostgreSQL.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub flush_retry_sec: f64,
     /// Seconds a lost replication connection may take to come back, and a slot that is held at the
     /// start to become free (no more than 10 s); 0 gives up at once.
     #[schemars(range(min = 0, max = 86_400))]
@@ -393,7 +588,7 @@ pub struct Consumer {
     pub copy_state: Option<PathBuf>,
     /// How much of a flush the mock does.
     pub mock_level: MockLevel,
-    /// Time each mock flush takes beyond its CPU cost, in ms.
+    /// Time each mock flush takes beyond its CPU cost, in ms; `clickhouse.mock` can spread it.
     #[schemars(range(min = 0, max = 3_600_000))]
     pub mock_delay_ms: u64,
     /// Folder that the mock of level `files` writes into; consumers may share it.
@@ -416,7 +611,7 @@ impl Default for Consumer {
             flush_interval_ms: 100,
             max_flush_concurrency: 4,
             max_in_flight_bytes: 24 * 1024 * 1024,
-            max_attempts: 10,
+            flush_retry_sec: 300.0,
             reconnect_sec: 120.0,
             receive_timeout_sec: 60.0,
             protocol_version: None,

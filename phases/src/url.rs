@@ -123,7 +123,8 @@ fn mask_parameter((name, value): (&str, Option<&str>)) -> String {
     }
 }
 
-fn is_secret(name: &str) -> bool {
+/// What is so called is not shown.
+pub(crate) fn is_secret(name: &str) -> bool {
     let name = decode(name).unwrap_or_else(|| name.into()).to_lowercase();
     ["password", "passwd", "secret", "token"].iter().any(|word| name.contains(word))
 }

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use walbench_metrics::Window;
 
 use crate::address::PostgresAddress;
+use crate::clickhouse::ClickhouseAddress;
 use crate::hint::list;
 use crate::key::KeyPath;
 use crate::plan::{
-    BUILTIN_TABLES, Clickhouse, ClickhouseMode, Consumer, Distribution, Phase, Plan, Postgres,
-    Producer, ReplicaIdentity,
+    BUILTIN_TABLES, Clickhouse, ClickhouseMode, Consumer, Distribution, Fault, FaultKind,
+    MockLevel, MockServer, Phase, Plan, Postgres, Producer, ReplicaIdentity,
 };
 use crate::schedule::Shape;
 use crate::threshold::Threshold;
-use crate::url::Url;
 
 /// Something wrong with a plan.
 pub(crate) struct Finding {
@@ -29,6 +29,7 @@ pub(crate) fn check(plan: &Plan) -> Vec<Finding> {
     findings.phases(&plan.phases, &plan.producer);
     findings.postgres(&plan.postgres);
     findings.clickhouse(&plan.clickhouse);
+    findings.mock_server(plan);
     findings.producer(&plan.producer, &plan.postgres);
     findings.consumer(&plan.consumer, &plan.producer);
     for (name, expression) in &plan.thresholds {
@@ -130,8 +131,78 @@ impl Findings {
             ),
             _ => {}
         }
-        if let Some(Err(message)) = clickhouse.url.as_deref().map(check_http_url) {
-            self.add([key("url")], message, said("write it as http://user:password@host:8123"));
+        if let Some(Err(error)) = clickhouse.url.as_deref().map(ClickhouseAddress::parse) {
+            self.add([key("url")], error.message, error.hint);
+        }
+    }
+
+    fn mock_server(&mut self, plan: &Plan) {
+        let below = |section: &str, name: &str| KeyPath::root().then(section).then(name);
+        let (mock, consumer) = (&plan.clickhouse.mock, &plan.consumer);
+        let is_served =
+            plan.clickhouse.mode == ClickhouseMode::Mock && consumer.mock_level == MockLevel::Http;
+        if *mock != MockServer::default() && !is_served {
+            let needs = [below("clickhouse", "mode"), below("consumer", "mock_level")];
+            let [mode, level] = needs;
+            self.add(
+                [below("clickhouse", "mock"), mode, level],
+                "has no effect: it is about the mock ClickHouse server",
+                said("set consumer.mock_level = \"http\", with clickhouse.mode = \"mock\""),
+            );
+        }
+        if mock.delay_ms.is_some() && consumer.mock_delay_ms > 0 {
+            self.add(
+                [below("clickhouse", "mock").then("delay_ms"), below("consumer", "mock_delay_ms")],
+                "says the same as consumer.mock_delay_ms",
+                said("leave one of them out"),
+            );
+        }
+        for (index, fault) in mock.faults.iter().enumerate() {
+            self.fault(&below("clickhouse", "mock").then("faults").then(index), fault, plan);
+        }
+    }
+
+    fn fault(&mut self, key: &KeyPath, fault: &Fault, plan: &Plan) {
+        let kind = fault.kind;
+        if let Some(phase) = &fault.phase
+            && !plan.phases.iter().any(|it| it.name == *phase)
+        {
+            let names: Vec<&str> = plan.phases.iter().map(|it| it.name.as_str()).collect();
+            let hint = format!("phases are {}", list(names));
+            self.add([key.then("phase")], format!("no phase is called \"{phase}\""), hint);
+        }
+        use FaultKind::{Cut, Delay, Error, Hang, Outage, Throttle};
+        let of_inserts: &[FaultKind] = &[Error, Hang, Cut, Delay, Throttle];
+        for (name, is_set, kinds) in [
+            ("share", fault.share < 1.0, of_inserts),
+            ("applied_share", fault.applied_share.is_some(), &[Error, Hang, Cut]),
+            ("status", fault.status.is_some(), &[Error]),
+            ("code", fault.code.is_some(), &[Error]),
+            ("delay_ms", fault.delay_ms.is_some(), &[Delay]),
+            ("rows_per_sec", fault.rows_per_sec.is_some(), &[Throttle]),
+        ] {
+            if is_set && !kinds.contains(&kind) {
+                let kinds = list(kinds.iter().map(|kind| kind.name()));
+                let message = format!("means nothing to a fault of kind \"{}\"", kind.name());
+                self.add([key.then(name), key.then("kind")], message, format!("it is for {kinds}"));
+            }
+        }
+        let missing = match kind {
+            Error if fault.status.is_some() == fault.code.is_some() => Some((
+                "status",
+                "an error has either a status or a code",
+                "status = 503 is an error of a proxy's, code = 252 one of ClickHouse's",
+            )),
+            Delay if fault.delay_ms.is_none() => {
+                Some(("delay_ms", "is missing", "it is the time that the delay adds, in ms"))
+            }
+            Throttle if fault.rows_per_sec.is_none() => {
+                Some(("rows_per_sec", "is missing", "it is the rate that the throttle leaves"))
+            }
+            Outage | Error | Hang | Cut | Delay | Throttle => None,
+        };
+        if let Some((name, message, hint)) = missing {
+            self.add([key.then(name), key.then("kind")], message, said(hint));
         }
     }
 
@@ -206,20 +277,4 @@ impl Findings {
 
 fn said(hint: &str) -> Option<String> {
     Some(hint.into())
-}
-
-/// Never shows the URL: it may hold a password.
-fn check_http_url(text: &str) -> Result<(), &'static str> {
-    let url = Url::split(text).ok_or("not a URL")?;
-    if !["http", "https"].contains(&url.scheme) {
-        return Err("the URL's scheme is neither http nor https");
-    }
-    if url.host.is_empty() || url.host.contains(|c: char| c == '@' || c.is_whitespace()) {
-        return Err("the URL names no host");
-    }
-    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    if !url.port.is_none_or(is_port) {
-        return Err("the URL's port is not a number from 1 to 65535");
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::address::PostgresAddress;
+use crate::clickhouse::ClickhouseAddress;
 use crate::interpolate::escape;
 use crate::plan::Plan;
 use crate::url::mask;
@@ -18,7 +19,8 @@ impl Plan {
                 .map_or_else(|_| mask(url), |address| address.to_masked_string());
         }
         if let Some(url) = &mut plan.clickhouse.url {
-            *url = mask(url);
+            *url = ClickhouseAddress::parse(url)
+                .map_or_else(|_| mask(url), |address| address.to_string());
         }
         plan
     }

@@ -41,6 +41,9 @@ pub struct Server {
     pub settings: BTreeMap<String, String>,
     /// Whether walbench started it.
     pub managed: bool,
+    /// What it is besides: the program of a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 impl Environment {

@@ -2,7 +2,6 @@
 
 use walbench_metrics::Window;
 use walbench_metrics::sample::Role;
-use walbench_phases::plan::Distribution;
 
 use crate::environment::Environment;
 use crate::human;
@@ -48,12 +47,8 @@ fn behind(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<String> {
     let PhaseFigures { duration_sec, consumer, producer, .. } = figures;
     let tally = source.tally.consumers.get(&Window::Measured)?;
     let within = consumer.rows.saturating_sub(tally.rows_after_end);
-    let receivers = match source.plan.consumer.distribution {
-        Distribution::All => source.plan.consumer.processes,
-        Distribution::Divided => 1,
-    };
     // Rows that never came are as far behind as it gets.
-    let written = producer.as_ref().map_or(0, |producer| producer.rows) * u64::from(receivers);
+    let written = producer.as_ref().map_or(0, |producer| producer.rows) * source.receivers();
     let all = written.max(consumer.rows) as f64;
     let left = all - within as f64;
     let left_sec = ratio(left * duration_sec, all)?;

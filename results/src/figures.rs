@@ -101,7 +101,7 @@ fn notes(
     let mut notes = vec![
         machine(environment),
         durability(plan, environment),
-        sink(plan),
+        sink(plan, environment),
         "Rows due in a phase's warm-up are in none of its figures; rows due in its measured \
          window are, however late they were delivered."
             .into(),
@@ -161,7 +161,12 @@ fn durability(plan: &Plan, environment: &Environment) -> String {
     format!("Durability: fsync = {fsync}, synchronous_commit = {commit}{filesystem}.")
 }
 
-fn sink(plan: &Plan) -> String {
+fn sink(plan: &Plan, environment: &Environment) -> String {
+    let clickhouse = environment.servers.iter().find(|server| server.name == "ClickHouse");
+    if let Some(server) = clickhouse {
+        let what = server.description.as_deref().unwrap_or("an existing server");
+        return format!("Sink: ClickHouse {}, {what}.", server.version);
+    }
     let what = match (plan.clickhouse.mode, plan.consumer.mock_level) {
         (ClickhouseMode::Mock, MockLevel::Discard) => "mock, rows are decoded and discarded",
         (ClickhouseMode::Mock, MockLevel::Encode) => {

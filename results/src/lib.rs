@@ -2,17 +2,20 @@
 //!
 //! - [`folder`]: the folder a run leaves, and its log of samples.
 //! - [`tally`]: all samples of a run, merged as they come.
+//! - [`timeline`]: when rows were written and delivered.
 //! - [`outcome`]: what the orchestrator knows of a run beside the samples.
 //! - [`environment`]: what a run ran on and against (`environment.json`).
 //! - [`metrics_json`]: the document `metrics.json`.
 //! - [`figures`]: from tally, outcome and environment to that document.
 //! - [`verification`]: whether every acknowledged row arrived.
+//! - [`destination`]: what ClickHouse's tables hold, against PostgreSQL's.
 //! - [`limit`]: what limited a phase.
 //! - [`verdict`]: what is said of a phase and of the run.
 //! - [`summary`] and [`terminal`]: the document for a reader.
 //!
 //! But for the run folder all of it is pure: no files, processes or sockets.
 
+pub mod destination;
 pub mod environment;
 mod evidence;
 pub mod figures;
@@ -28,6 +31,7 @@ pub mod terminal;
 #[cfg(test)]
 mod testing;
 mod thresholds;
+pub mod timeline;
 pub mod verdict;
 pub mod verification;
 

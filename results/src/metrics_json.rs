@@ -87,6 +87,9 @@ pub struct PhaseFigures {
     pub consumer: ConsumerFigures,
     /// The source server.
     pub postgres: PostgresFigures,
+    /// ClickHouse, or the mock server in its place; `null` without a server.
+    #[serde(default)]
+    pub clickhouse: Option<ClickhouseFigures>,
     /// Each process of the pipeline.
     pub processes: Vec<ProcessFigures>,
 }
@@ -210,6 +213,14 @@ pub struct ConsumerFigures {
     pub received_bytes: u64,
     /// Bytes of encoded rows, before compression.
     pub encoded_bytes: u64,
+    /// Longest time, in steps of a second, in which rows were written and none was delivered,
+    /// warm-up and drain included; `null` where none was of two seconds.
+    #[serde(default)]
+    pub longest_stall_sec: Option<f64>,
+    /// From its end until no more rows were left than were written in the last two seconds; `null`
+    /// without a stall, and where that never was.
+    #[serde(default)]
+    pub catch_up_sec: Option<f64>,
     /// Flushes tried again, drain included.
     pub retries: u64,
     /// Errors of the sink or the stream, retried or not, drain included.
@@ -220,6 +231,9 @@ pub struct ConsumerFigures {
     /// Values written as the nearest that ClickHouse's type can hold, drain included.
     #[serde(default)]
     pub clamped_values: u64,
+    /// Row versions that ClickHouse does not take, put aside, drain included.
+    #[serde(default)]
+    pub rejected_rows: u64,
     /// Row versions without a stamp of this run.
     pub unstamped_rows: u64,
     /// Time of one flush.
@@ -268,18 +282,49 @@ pub struct PostgresFigures {
     pub spill_bytes: Option<u64>,
 }
 
+/// ClickHouse in the measured window and the drain. What it tells of itself is the whole server's,
+/// others' work included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClickhouseFigures {
+    /// CPU time of the server for each row the consumers delivered.
+    pub cpu_us_per_row: Option<f64>,
+    /// CPU time of the server: of its process where that is on this machine, else of its queries
+    /// and merges, as it tells.
+    pub cpu_seconds: Option<f64>,
+    /// Memory of the server, where its process is on this machine.
+    pub max_rss_bytes: Option<u64>,
+    /// Inserts.
+    pub inserts: Option<u64>,
+    /// Rows of inserts.
+    pub inserted_rows: Option<u64>,
+    /// Uncompressed bytes of inserts.
+    pub inserted_bytes: Option<u64>,
+    /// Merges begun.
+    pub merges: Option<u64>,
+    /// Rows read by merges: over `inserted_rows`, how often a row is written again.
+    pub merged_rows: Option<u64>,
+    /// Most parts that the run's tables consisted of.
+    pub active_parts_max: Option<u64>,
+    /// Most bytes of these on disk.
+    pub disk_bytes_max: Option<u64>,
+    /// Inserts held up because a table had too many parts.
+    pub delayed_inserts: Option<u64>,
+    /// Inserts refused because a table had too many parts.
+    pub rejected_inserts: Option<u64>,
+}
+
 /// One process in the measured window and the drain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessFigures {
     /// `producer-0`, `walsender-0`, `postgres`, …
     pub name: String,
-    /// `producer`, `consumer`, `orchestrator`, `walsender` or `postgres` (the whole server,
-    /// walsenders included).
+    /// `producer`, `consumer`, `orchestrator`, `walsender`, `postgres` (the whole server, walsenders
+    /// included) or `clickhouse`.
     #[schemars(with = "String")]
     pub role: Role,
     /// CPU time used.
     pub cpu_seconds: f64,
-    /// CPU time for each row of the process; of a server and of the orchestrator, for each row
+    /// CPU time for each row of the process; of PostgreSQL and of the orchestrator, for each row
     /// written.
     pub cpu_us_per_row: Option<f64>,
     /// CPU time over time passed: 1 is one core.

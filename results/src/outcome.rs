@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use walbench_metrics::ledger::Ledger;
 
+use crate::destination::Destination;
+
 /// How a run went. With the plan, the environment and `samples.jsonl` it holds everything that
 /// figures and verdicts are computed from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +27,8 @@ pub struct RunOutcome {
     pub delivered: Vec<Delivered>,
     /// Rows counted in PostgreSQL's tables; empty when they could not be counted.
     pub table_rows: Vec<TableRows>,
+    /// ClickHouse's tables compared with PostgreSQL's; `None` without a ClickHouse.
+    pub destination: Option<Destination>,
     /// The user interrupted the run.
     pub interrupted: bool,
     /// The component that failed and ended the run, in a sentence.

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use walbench_metrics::Window;
-use walbench_metrics::sample::Role;
+use walbench_metrics::sample::{ClickhouseUse, Role};
 use walbench_phases::Plan;
-use walbench_phases::plan::{Arrivals, Phase};
+use walbench_phases::plan::{Arrivals, Distribution, Phase};
 use walbench_phases::schedule::Shape;
 
 use crate::limit::{Component, Limit};
 use crate::metrics_json::{
-    ConsumerFigures, LagFigures, PhaseFigures, PostgresFigures, ProcessFigures, ProducerFigures,
-    TimingFigures,
+    ClickhouseFigures, ConsumerFigures, LagFigures, PhaseFigures, PostgresFigures, ProcessFigures,
+    ProducerFigures, TimingFigures,
 };
 use crate::outcome::{DrainVerdict, PhaseOutcome};
 use crate::tally::{ConsumerTally, PhaseTally, PostgresTally, ProcessTally, ProducerTally};
+use crate::timeline::Stall;
 use crate::verdict::Verdict;
 
 /// Time beyond the measured window that is no catching up, in µs: the way of the last rows and of
@@ -55,6 +56,7 @@ impl<'a> PhaseSource<'a> {
             producer: plan.producer.enabled.then(|| self.producer()),
             consumer: self.consumer(),
             postgres: self.postgres(),
+            clickhouse: self.clickhouse(),
             processes: self.processes(),
         }
     }
@@ -175,6 +177,7 @@ impl<'a> PhaseSource<'a> {
         let draining =
             self.tally.consumers.get(&Window::Drain).map(|t| t.counts).unwrap_or_default();
         let drain_sec = self.drain_sec();
+        let stall = self.longest_stall();
         let drained = drain_sec.filter(|sec| *sec >= DRAIN_FROM_SEC && after_end > 0);
         let over = |rows: u64, sec: f64| tally.and_then(|_| ratio(rows as f64, sec));
         ConsumerFigures {
@@ -190,16 +193,33 @@ impl<'a> PhaseSource<'a> {
             bytes: counts.sent_bytes,
             received_bytes: counts.received_bytes,
             encoded_bytes: counts.encoded_bytes,
+            longest_stall_sec: stall.map(|stall| stall.sec),
+            catch_up_sec: stall.and_then(|stall| stall.catch_up_sec),
             retries: counts.retries + draining.retries,
             errors: counts.errors + draining.errors,
             reconnects: counts.reconnects + draining.reconnects,
             clamped_values: counts.clamped_values + draining.clamped_values,
+            rejected_rows: counts.rejected_rows + draining.rejected_rows,
             unstamped_rows: counts.unstamped_rows + draining.unstamped_rows,
             flush_us: tally.map(|tally| (&tally.flush).into()).unwrap_or_default(),
             lag_us: tally.map(lag).unwrap_or_default(),
             negative_lag_samples: tally.map_or(0, |tally| tally.lag.negative()),
             cpu_us_per_row: self.cpu_us_per_row(Role::Consumer, counts.rows),
             max_rss_bytes: self.max_rss_bytes(Role::Consumer),
+        }
+    }
+
+    /// Of rows that walbench wrote: when others are written, it does not know.
+    fn longest_stall(self) -> Option<Stall> {
+        self.plan.producer.enabled.then_some(())?;
+        self.tally.timeline.longest_stall(self.receivers())
+    }
+
+    /// How many consumers receive each row.
+    pub(crate) fn receivers(self) -> u64 {
+        match self.plan.consumer.distribution {
+            Distribution::All => self.plan.consumer.processes.into(),
+            Distribution::Divided => 1,
         }
     }
 
@@ -217,6 +237,36 @@ impl<'a> PhaseSource<'a> {
             wal_bytes: self.wal_bytes().or_else(|| of(|state| state.wal_lsn.1 - state.wal_lsn.0)),
             spill_bytes: self.spill_bytes(),
         }
+    }
+
+    /// A server that is measured as a process tells nothing of its own if it is the mock; one on
+    /// another machine tells, and is not measured.
+    fn clickhouse(self) -> Option<ClickhouseFigures> {
+        let windows = COUNTED.iter().filter_map(|window| self.tally.resources.get(window));
+        let told = windows.filter_map(|window| window.clickhouse).reduce(|mut all, later| {
+            all.merge(&later);
+            all
+        });
+        let process = self.used(Role::Clickhouse);
+        if told.is_none() && process.is_none() {
+            return None;
+        }
+        let cpu_us = process.map(|used| used.cpu_us).or_else(|| told?.cpu_us);
+        let of = |pick: fn(&ClickhouseUse) -> u64| told.as_ref().map(pick);
+        Some(ClickhouseFigures {
+            cpu_us_per_row: cpu_us.and_then(|us| ratio(us as f64, self.delivered_rows() as f64)),
+            cpu_seconds: cpu_us.map(|us| us as f64 / 1e6),
+            max_rss_bytes: process.map(|used| used.max_rss_bytes),
+            inserts: of(|told| told.inserts),
+            inserted_rows: of(|told| told.inserted_rows),
+            inserted_bytes: of(|told| told.inserted_bytes),
+            merges: of(|told| told.merges),
+            merged_rows: of(|told| told.merged_rows),
+            active_parts_max: of(|told| told.active_parts),
+            disk_bytes_max: of(|told| told.disk_bytes),
+            delayed_inserts: of(|told| told.delayed_inserts),
+            rejected_inserts: of(|told| told.rejected_inserts),
+        })
     }
 
     fn wal_bytes(self) -> Option<u64> {
@@ -315,6 +365,7 @@ impl<'a> PhaseSource<'a> {
                 let consumer = name.replace("walsender", "consumer");
                 delivered.and_then(|rows| rows.get(&consumer)).copied().unwrap_or_default()
             }
+            Role::Clickhouse => self.delivered_rows(),
             Role::Orchestrator | Role::Postgres => self.written_rows(),
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::destination::Destination;
 use crate::human;
-use crate::metrics_json::{Metrics, PhaseFigures, TimingFigures};
+use crate::metrics_json::{ClickhouseFigures, Metrics, PhaseFigures, TimingFigures};
 use crate::thresholds;
 use crate::verdict::Verdict;
 
@@ -130,7 +131,8 @@ fn phase(phase: &PhaseFigures) -> String {
         let _ = writeln!(text, "{}", bullets(&phase.reasons));
     }
     let _ = writeln!(text, "Limit: {}\n", escaped(&phase.limit.evidence));
-    for part in [timings(phase), rows(phase), processes(phase), postgres(phase)] {
+    let parts = [timings(phase), rows(phase), processes(phase), postgres(phase)];
+    for part in parts.into_iter().chain(phase.clickhouse.as_ref().map(clickhouse)) {
         let _ = writeln!(text, "{part}");
     }
     text.truncate(text.trim_end().len());
@@ -190,11 +192,14 @@ fn rows(phase: &PhaseFigures) -> String {
     rows.push(("flushes tried again", human::count(consumer.retries)));
     rows.push(("errors of stream and sink", human::count(consumer.errors)));
     rows.push(("connections made again", human::count(consumer.reconnects)));
+    rows.push(("rows put aside", human::count(consumer.rejected_rows)));
     rows.push(("values clamped", human::count(consumer.clamped_values)));
     rows.push(("negative lag samples", human::count(consumer.negative_lag_samples)));
     rows.push(("measured window", human::sec(*duration_sec)));
     rows.push(("rows/s delivered in the window", human::rate(consumer.throughput)));
     rows.push(("rows/s delivered in the drain", human::rate(consumer.drain_throughput)));
+    rows.push(("longest time without a delivery", human::sec(consumer.longest_stall_sec)));
+    rows.push(("until its backlog was made up for", human::sec(consumer.catch_up_sec)));
     rows.push(("rows/s from end to end", human::rate(consumer.end_to_end_throughput)));
     table(&["rows and rates", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
 }
@@ -245,6 +250,24 @@ fn postgres(phase: &PhaseFigures) -> String {
     table(&["PostgreSQL", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
 }
 
+fn clickhouse(clickhouse: &ClickhouseFigures) -> String {
+    let rows = [
+        ("server CPU/row", human::us_per_row(clickhouse.cpu_us_per_row)),
+        ("server CPU time", human::sec(clickhouse.cpu_seconds)),
+        ("memory", human::bytes(clickhouse.max_rss_bytes)),
+        ("inserts", human::count(clickhouse.inserts)),
+        ("rows inserted", human::count(clickhouse.inserted_rows)),
+        ("bytes inserted, uncompressed", human::bytes(clickhouse.inserted_bytes)),
+        ("merges", human::count(clickhouse.merges)),
+        ("rows merged", human::count(clickhouse.merged_rows)),
+        ("most active parts", human::count(clickhouse.active_parts_max)),
+        ("most bytes on disk", human::bytes(clickhouse.disk_bytes_max)),
+        ("inserts delayed", human::count(clickhouse.delayed_inserts)),
+        ("inserts rejected", human::count(clickhouse.rejected_inserts)),
+    ];
+    table(&["ClickHouse", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
+}
+
 fn verification(metrics: &Metrics) -> String {
     let seen = &metrics.verification;
     let mut text = format!("## Verification: {}\n\n", seen.verdict.word());
@@ -274,8 +297,41 @@ fn verification(metrics: &Metrics) -> String {
             .map(|t| vec![t.table.clone(), human::count(t.expected), human::count(t.counted)]);
         let _ = writeln!(text, "{}", table(&["table", "rows expected", "rows counted"], rows));
     }
+    if let Some(destination) = &seen.destination {
+        let _ = writeln!(text, "{}", compared(destination));
+    }
     text.truncate(text.trim_end().len());
     text.push('\n');
+    text
+}
+
+/// ClickHouse's tables and PostgreSQL's.
+fn compared(destination: &Destination) -> String {
+    let head = [
+        "table in ClickHouse",
+        "rows in PostgreSQL",
+        "rows",
+        "missing",
+        "extra",
+        "stale",
+        "wrong",
+        "conflicting",
+        "versions stored",
+        "stored twice",
+    ];
+    let rows = destination.tables.iter().map(|t| {
+        let counts = [t.source_rows, t.rows, t.missing, t.extra, t.stale, t.wrong];
+        let counts = counts.into_iter().chain([t.conflicting, t.stored_versions, t.duplicated]);
+        std::iter::once(t.table.clone()).chain(counts.map(human::count)).collect()
+    });
+    let mut text = table(&head, rows);
+    if !destination.mock.is_empty() {
+        let rows = destination.mock.iter().map(|(name, n)| vec![name.clone(), human::count(*n)]);
+        let _ = write!(text, "\n{}", table(&["the mock ClickHouse", ""], rows));
+    }
+    for table in destination.tables.iter().filter(|table| !table.findings.is_empty()) {
+        let _ = write!(text, "\n{}:\n\n{}", escaped(&table.table), bullets(&table.findings));
+    }
     text
 }
 

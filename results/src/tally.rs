@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use walbench_metrics::Timing;
 use walbench_metrics::Window;
 use walbench_metrics::sample::{
-    ConsumerCounts, ConsumerSample, Interval, Lag, PostgresState, ProcessUse, ProducerCounts,
-    ProducerSample, ResourceSample, Role, Sample, SlotState,
+    ClickhouseUse, ConsumerCounts, ConsumerSample, Interval, Lag, PostgresState, ProcessUse,
+    ProducerCounts, ProducerSample, ResourceSample, Role, Sample, SlotState,
 };
 use walbench_phases::Plan;
 use walbench_phases::schedule::Shape;
 
 use crate::outcome::RunOutcome;
+use crate::timeline::Timeline;
 
 /// All samples of a run, merged. Its size depends on the plan's phases and workers, not on how
 /// long they run; the order in which samples come makes no difference.
@@ -32,6 +33,8 @@ pub struct PhaseTally {
     /// End of the latest sample of the measured window, in µs since the Unix epoch: rows of the
     /// window may be delivered long after it.
     pub last_measured_us: Option<i64>,
+    /// When rows were written and delivered.
+    pub timeline: Timeline,
     /// Producers, by window.
     pub producers: BTreeMap<Window, ProducerTally>,
     /// Consumers, by window.
@@ -81,6 +84,8 @@ pub struct ResourceTally {
     pub processes: BTreeMap<(Role, String), ProcessTally>,
     /// State of the server; `None` when it never answered.
     pub postgres: Option<PostgresTally>,
+    /// What ClickHouse did, and the most it held; `None` without one.
+    pub clickhouse: Option<ClickhouseUse>,
 }
 
 /// One process in one window.
@@ -124,6 +129,7 @@ impl Tally {
     pub fn phase_starts(&mut self, phase: u32, start_us: i64) {
         if let Some(tally) = self.phases.get_mut(phase as usize) {
             tally.end_us = Some(start_us.saturating_add(tally.length_us));
+            tally.timeline.starts(start_us);
         }
     }
 
@@ -176,6 +182,7 @@ impl PhaseTally {
             length_us: i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX),
             end_us: None,
             last_measured_us: None,
+            timeline: Timeline::new(i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX)),
             producers: BTreeMap::new(),
             consumers: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -191,6 +198,7 @@ impl PhaseTally {
     fn add_producer(&mut self, sample: &ProducerSample) {
         let ProducerSample { worker, interval, counts, lateness, service, response, errors } =
             sample;
+        self.timeline.written(middle_us(*interval), counts.rows);
         let tally = self.producers.entry(interval.window).or_default();
         tally.counts.merge(counts);
         for (code, count) in errors {
@@ -211,6 +219,7 @@ impl PhaseTally {
         // The position is for the live view; what it becomes stands in the server's slots.
         let ConsumerSample { worker, interval, counts, flush, lag, position: _ } = sample;
         let after_end = self.is_after_end(*interval);
+        self.timeline.delivered(middle_us(*interval), counts.rows);
         let tally = self.consumers.entry(interval.window).or_default();
         tally.counts.merge(counts);
         *tally.rows_by_worker.entry(worker.clone()).or_default() += counts.rows;
@@ -226,12 +235,11 @@ impl PhaseTally {
     /// Samples are cut at the window's end, but clocks are read a moment after they were aimed at:
     /// the middle of the interval says surely on which side of the cut it is.
     fn is_after_end(&self, interval: Interval) -> bool {
-        let middle_us = interval.start_us + (interval.end_us - interval.start_us) / 2;
-        self.end_us.is_some_and(|end_us| middle_us >= end_us)
+        self.end_us.is_some_and(|end_us| middle_us(interval) >= end_us)
     }
 
     fn add_resources(&mut self, sample: &ResourceSample) {
-        let ResourceSample { interval, processes, postgres } = sample;
+        let ResourceSample { interval, processes, postgres, clickhouse } = sample;
         let tally = self.resources.entry(interval.window).or_default();
         let wall_us = u64::try_from(interval.end_us - interval.start_us).unwrap_or_default();
         for process in processes {
@@ -244,7 +252,17 @@ impl PhaseTally {
                 none => *none = Some(now),
             }
         }
+        if let Some(done) = clickhouse {
+            match &mut tally.clickhouse {
+                Some(tally) => tally.merge(done),
+                none => *none = Some(*done),
+            }
+        }
     }
+}
+
+fn middle_us(interval: Interval) -> i64 {
+    interval.start_us + (interval.end_us - interval.start_us) / 2
 }
 
 impl ResourceTally {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::destination::{Destination, DestinationTable};
 use crate::human;
 use crate::metrics_json::Metrics;
 use crate::summary::sentence;
@@ -25,6 +26,10 @@ pub fn terminal(metrics: &Metrics) -> String {
     text.push_str(&phases(metrics));
     more(&mut text, metrics.phases.len(), PHASES, "phase");
     let _ = writeln!(text, "\n{}", verification(metrics));
+    let compared_with = metrics.verification.destination.as_ref();
+    if let Some(destination) = compared_with.filter(|it| it.is_compared()) {
+        let _ = writeln!(text, "{}", compared(destination));
+    }
     if !metrics.thresholds.is_empty() {
         let _ = writeln!(text, "{}", thresholds(metrics));
     }
@@ -103,6 +108,25 @@ fn verification(metrics: &Metrics) -> String {
         human::count(seen.wrong),
         human::count(seen.duplicated),
         human::count(seen.out_of_order),
+    )
+}
+
+fn compared(destination: &Destination) -> String {
+    let sum = |pick: fn(&DestinationTable) -> u64| {
+        human::count(destination.tables.iter().map(pick).sum::<u64>())
+    };
+    if let (Some(problem), true) = (&destination.problem, destination.tables.is_empty()) {
+        return format!("ClickHouse: not compared ({})", on_one_line(problem));
+    }
+    format!(
+        "ClickHouse: {} of {} rows as in PostgreSQL ({} missing, {} extra, {} stale, {} wrong, {} conflicting)",
+        sum(|t| t.source_rows.saturating_sub(t.missing + t.stale + t.wrong + t.conflicting)),
+        sum(|t| t.source_rows),
+        sum(|t| t.missing),
+        sum(|t| t.extra),
+        sum(|t| t.stale),
+        sum(|t| t.wrong),
+        sum(|t| t.conflicting),
     )
 }
 

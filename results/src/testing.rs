@@ -59,6 +59,7 @@ pub(crate) fn environment() -> Environment {
             version: "17.2".into(),
             settings: fsync,
             managed: true,
+            description: None,
         }],
         clocks: BTreeMap::from([(
             "producer-0".into(),
@@ -113,6 +114,7 @@ pub(crate) fn outcome() -> RunOutcome {
         unknown: vec![Ledger::default()],
         delivered: vec![Delivered { ledger: ledger([1_200, 1_000]), ..Delivered::default() }],
         table_rows: vec![TableRows { table: "task_run".into(), expected: 17_600, counted: 17_600 }],
+        destination: None,
         interrupted: false,
         failure: None,
     }
@@ -198,6 +200,7 @@ pub(crate) fn resources(interval: Interval, busy: f64) -> Sample {
                 spill_bytes: 0,
             }],
         }),
+        clickhouse: None,
     }))
 }
 

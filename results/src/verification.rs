@@ -8,6 +8,7 @@ use walbench_metrics::ledger::{Account, Ledger, Sequences};
 use walbench_phases::Plan;
 use walbench_phases::plan::Distribution;
 
+use crate::destination::Destination;
 use crate::human::counted;
 use crate::outcome::{DrainVerdict, RunOutcome, TableRows};
 use crate::verdict::Verdict;
@@ -51,6 +52,9 @@ pub struct Verification {
     pub phases: Vec<PhaseDelivery>,
     /// Rows that PostgreSQL's tables hold, against those it acknowledged.
     pub tables: Vec<TableRows>,
+    /// What ClickHouse's tables hold, against PostgreSQL's; `null` without a ClickHouse.
+    #[serde(default)]
+    pub destination: Option<Destination>,
 }
 
 /// A range of lost transactions.
@@ -107,6 +111,7 @@ pub fn verify(plan: &Plan, outcome: &RunOutcome) -> Verification {
         lost_transactions: Vec::new(),
         phases: Vec::new(),
         tables: outcome.table_rows.clone(),
+        destination: outcome.destination.clone(),
     };
     if known {
         verification.lost_transactions = comparison.lost_transactions;
@@ -161,6 +166,8 @@ fn findings(
         let transactions = counted(*out_of_order, "transaction");
         findings.push((Verdict::Fail, format!("{transactions} came behind a later one")));
     }
+    findings.extend(outcome.destination.iter().flat_map(Destination::findings));
+    findings.sort_by_key(|(verdict, _)| *verdict != Verdict::Fail);
     findings.extend(unaccounted.into_iter().map(|reason| (Verdict::Inconclusive, reason)));
     if verification.expected_rows.is_some() && lost.is_none() {
         let rows = counted(missing, "row");

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
 use walbench_phases::plan::Consumer;
@@ -11,18 +11,13 @@ use super::board::{Board, Chunk};
 use super::gate::Gate;
 use super::progress::Progress;
 use super::session::Trouble;
+use crate::backoff::Backoff;
 use crate::flusher::Flusher;
 use crate::news::News;
 use crate::pgoutput::Tuple;
 use crate::rowbinary::{EncodeError, RowKind, Table, Unencodable};
 use crate::sink::SinkError;
-use crate::stream::{Account, Batch, Bounds, Work};
-
-/// Wait before the second try of a flush; it doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-
-/// And is never longer than this.
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+use crate::stream::{Account, Batch, Bounds, FIRST_RETRY, GivenUp, Work};
 
 /// The way to the sink, shared by all who copy.
 #[derive(Debug)]
@@ -32,7 +27,8 @@ pub(super) struct Handing {
     pub(super) board: Board,
     pub(super) progress: Arc<Progress>,
     pub(super) bounds: Bounds,
-    max_attempts: u32,
+    /// How long a batch may be tried again.
+    patience: Duration,
     spare: Mutex<Vec<Batch>>,
     spare_limit: usize,
 }
@@ -68,7 +64,7 @@ impl Handing {
             board,
             progress,
             bounds,
-            max_attempts: plan.max_attempts,
+            patience: Duration::from_secs_f64(plan.flush_retry_sec),
             spare: Mutex::default(),
             spare_limit: concurrency + plan.copy_connections as usize,
         }
@@ -128,9 +124,10 @@ impl Handing {
         true
     }
 
-    /// Writes a batch, as often as it may be tried.
+    /// Writes a batch, for as long as it may be tried.
     async fn write(&self, batch: Batch) -> Result<Batch, Failure> {
-        let (mut work, mut failures) = (Work::Write(batch), 0);
+        let (mut work, mut attempts, mut failed_at) = (Work::Write(batch), 0, None);
+        let mut backoff = Backoff::of_now();
         loop {
             let (back, result) = self.flusher.carry_out(work).await;
             let Err(error) = result else {
@@ -138,23 +135,21 @@ impl Handing {
                 return Ok(batch);
             };
             work = back;
-            if failures == 0 {
-                self.flusher.tell_failed(&error);
-            }
-            failures += 1;
+            attempts += 1;
+            let after = failed_at.get_or_insert_with(Instant::now).elapsed();
             let SinkError { failure, transient } = error;
-            let is_last = failures >= self.max_attempts || self.gate.is_closed();
+            let is_last = after >= self.patience || self.gate.is_closed();
             let retries = u64::from(transient && !is_last);
             self.account(&mut Account { errors: 1, retries, ..Account::default() });
             if !transient {
                 return Err(Failure::new("a batch could not be flushed").because(failure));
             }
             if is_last {
-                let text = format!("a batch could not be flushed in {failures} tries");
-                return Err(Failure::new(text).because(failure));
+                let given_up = GivenUp { attempts, after };
+                return Err(Failure::new(given_up.to_string()).because(failure));
             }
-            let wait = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_RETRY);
-            tokio::time::sleep(wait).await;
+            let wait = backoff.wait(FIRST_RETRY, attempts);
+            tokio::time::sleep(wait.min(self.patience - after)).await;
         }
     }
 

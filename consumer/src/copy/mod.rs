@@ -52,6 +52,7 @@ mod progress;
 mod relations;
 mod rows;
 mod session;
+pub(crate) mod snapshot;
 mod state;
 mod worker;
 
@@ -178,7 +179,6 @@ impl Copy {
             snapshot,
             version,
             patience: Duration::from_secs_f64(plan.reconnect_sec),
-            max_attempts: plan.max_attempts,
         };
         Ok(Some(Self { errand, exported, connections, notes }))
     }
@@ -271,7 +271,7 @@ fn look(
     snapshot: Option<&str>,
 ) -> Result<(Vec<Published>, Vec<Relation>), Trouble> {
     let gate = Gate::new(0, 0);
-    let mut session = Session::open(source, &gate)?;
+    let mut session = Session::open(&source.address, &source.application_name, &gate)?;
     if !session.begin(snapshot)? {
         let text = "the snapshot of the slot's start is gone: its connection was lost";
         return Err(Trouble::Failed(Failure::new(text)));

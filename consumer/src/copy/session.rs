@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use walbench_metrics::Failure;
+use walbench_phases::address::PostgresAddress;
 
 use super::gate::Gate;
 use super::rows::{MalformedCopy, Rows};
 use crate::pgoutput::Tuple;
 use crate::replication::{Connection, ReplicationError, ServerError, quote};
-use crate::source::Source;
 
 /// How often one that waits for the server looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -76,8 +76,11 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Connects. Waiting ends when the gate is closed.
-    pub(super) fn open(source: &Source, gate: &'a Gate) -> Result<Self, Trouble> {
-        let Source { address, application_name, .. } = source;
+    pub(super) fn open(
+        address: &PostgresAddress,
+        application_name: &str,
+        gate: &'a Gate,
+    ) -> Result<Self, Trouble> {
         let connection = Connection::open_for_queries(address, application_name)?;
         connection.transport.set_read_timeout(Some(LOOK))?;
         let mut session = Self { connection, gate };

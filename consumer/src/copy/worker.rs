@@ -14,6 +14,10 @@ use crate::reconnect::Reconnecting;
 use crate::replication::ReplicationError;
 use crate::source::Source;
 
+/// So often a chunk is tried: a connection that comes back each time and is lost again over the same
+/// rows would go on for ever.
+const CHUNK_TRIES: u32 = 10;
+
 /// What those who copy share, and nobody changes.
 #[derive(Debug)]
 pub(super) struct Errand {
@@ -27,8 +31,6 @@ pub(super) struct Errand {
     pub(super) version: u64,
     /// How long a lost connection may take to come back.
     pub(super) patience: Duration,
-    /// How often a chunk is tried.
-    pub(super) max_attempts: u32,
 }
 
 /// What became of a chunk.
@@ -100,7 +102,7 @@ impl<'a> Worker<'a> {
         // Taken out: a connection that something went wrong on is of no more use.
         let mut session = match self.session.take() {
             Some(session) => session,
-            None => Session::open(source, &handing.gate)?,
+            None => Session::open(&source.address, &source.application_name, &handing.gate)?,
         };
         if let Some(reconnecting) = self.reconnecting.take() {
             reconnecting.came_back();
@@ -166,14 +168,14 @@ impl<'a> Worker<'a> {
         error: ReplicationError,
         attempts: u32,
     ) -> Result<(), Trouble> {
-        let Errand { handing, patience, max_attempts, .. } = self.errand;
+        let Errand { handing, patience, .. } = self.errand;
         if handing.gate.is_closed() {
             return Err(Trouble::Stopped);
         }
         if self.has_begun {
             return Err(Trouble::Failed(self.begun(chunk).because(error.into_failure())));
         }
-        if !error.is_transient() || patience.is_zero() || attempts >= *max_attempts {
+        if !error.is_transient() || patience.is_zero() || attempts >= CHUNK_TRIES {
             return Err(Trouble::Lost(error));
         }
         let now = Instant::now();

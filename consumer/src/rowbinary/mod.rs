@@ -12,10 +12,12 @@ mod encode_error;
 mod facts;
 mod inet;
 mod notes;
+mod readable;
 mod source_type;
 mod table;
 mod text;
 mod unencodable;
+mod walk;
 
 pub use binary_form::BinaryForm;
 pub use codec::Codec;
@@ -24,6 +26,8 @@ pub use facts::{Facts, TableFacts};
 pub use source_type::SourceType;
 pub use table::{Column, Policy, RowKind, Table};
 pub use unencodable::Unencodable;
+pub use walk::{Marks, NotRows, Parts, Walk, skip};
+pub(crate) use walk::{decimal_bytes, fixed, is_null, take, varint};
 
 /// Appends an unsigned LEB128 integer, as RowBinary writes lengths.
 #[inline]

@@ -15,7 +15,7 @@ const LZ4: u8 = 0x82;
 const KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Compresses, with memory of its own.
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     table: CompressTable,
     blocks: Vec<u8>,
 }
@@ -28,7 +28,7 @@ impl Default for Compressor {
 
 impl Compressor {
     /// `raw` as compressed blocks.
-    pub(super) fn blocks(&mut self, raw: &[u8]) -> &[u8] {
+    pub(crate) fn blocks(&mut self, raw: &[u8]) -> &[u8] {
         self.blocks.clear();
         self.blocks.shrink_to(KEPT_BYTES);
         for chunk in raw.chunks(BLOCK_BYTES) {

@@ -75,7 +75,7 @@ impl Files {
         });
         self.keep(&contents.collect::<Vec<_>>())?;
         let bytes = parts().map(|(_, part)| part.encoded.len() as u64).sum();
-        Ok(Written { encoded_bytes: bytes, sent_bytes: bytes })
+        Ok(Written { encoded_bytes: bytes, sent_bytes: bytes, ..Written::default() })
     }
 
     /// Remembers that tables were emptied.

@@ -1,6 +1,6 @@
 //! Where batches go.
 
-mod compress;
+pub(crate) mod compress;
 mod files;
 
 use std::cell::RefCell;
@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walbench_metrics::Failure;
-use walbench_phases::plan::{Consumer, MockLevel};
+use walbench_phases::clickhouse::ClickhouseAddress;
+use walbench_phases::plan::{Clickhouse, Consumer, MockLevel};
 
+use crate::clickhouse::Description;
+use crate::clickhouse::destination::Destination;
 use crate::rowbinary::Table;
 use crate::stream::{Batch, Work};
-use compress::Compressor;
+pub(crate) use compress::Compressor;
 use files::Files;
 
 /// A destination for batches.
@@ -31,6 +34,8 @@ enum Kind {
     Encode,
     /// Rows were encoded and are kept as files.
     Files(Arc<Files>),
+    /// Rows were encoded, are compressed, and written into ClickHouse.
+    Clickhouse(Arc<Destination>),
 }
 
 /// What a flush handed over.
@@ -40,6 +45,8 @@ pub(crate) struct Written {
     pub encoded_bytes: u64,
     /// Bytes after compression.
     pub sent_bytes: u64,
+    /// Rows that were put aside.
+    pub rejected_rows: u64,
 }
 
 /// A flush that is not durable.
@@ -64,12 +71,33 @@ impl Sink {
             MockLevel::Files => Kind::Files(Arc::new(Files::open(consumer.mock_dir.as_deref())?)),
             MockLevel::Http => {
                 return Err(Failure::new(
-                    "consumer.mock_level = \"http\" is not in this version of walbench",
+                    "consumer.mock_level = \"http\" needs a mock server, and none was started",
                 )
                 .hint("use \"encode\", which has the same CPU cost and no server"));
             }
         };
         Ok(Self { kind, delay })
+    }
+
+    /// A real ClickHouse, for a writer of which there is no other at the same time.
+    ///
+    /// # Errors
+    /// It can't be reached, or refuses.
+    pub(crate) async fn clickhouse(
+        address: &ClickhouseAddress,
+        plan: &Clickhouse,
+        writer: &str,
+    ) -> Result<Self, Failure> {
+        let kind = Kind::Clickhouse(Arc::new(Destination::open(address, plan, writer).await?));
+        Ok(Self { kind, delay: Duration::ZERO })
+    }
+
+    /// What a report says of a real ClickHouse.
+    pub(crate) fn description(&self) -> Option<Description> {
+        match &self.kind {
+            Kind::Clickhouse(destination) => Some(destination.description()),
+            _ => None,
+        }
     }
 
     /// Whether it wants rows encoded.
@@ -89,6 +117,7 @@ impl Sink {
                 })
                 .await
             }
+            (Kind::Clickhouse(destination), work) => Ok(destination.carry_out(work).await),
             (Kind::Discard | Kind::Encode, work) => Ok((work, Ok(Written::default()))),
             (Kind::Files(files), work) => {
                 let files = files.clone();
@@ -113,8 +142,13 @@ thread_local! {
     static COMPRESSOR: RefCell<Compressor> = RefCell::default();
 }
 
+/// Compresses with memory that this thread keeps.
+pub(crate) fn with_compressor<T>(work: impl FnOnce(&mut Compressor) -> T) -> T {
+    COMPRESSOR.with_borrow_mut(work)
+}
+
 fn compress_parts(batch: &Batch) -> Written {
-    COMPRESSOR.with_borrow_mut(|compressor| {
+    with_compressor(|compressor| {
         let mut written = Written::default();
         for part in &batch.parts {
             written.encoded_bytes += part.encoded.len() as u64;

@@ -46,6 +46,10 @@ pub(crate) struct Part {
     pub encoded: Vec<u8>,
     /// How many they are.
     pub rows: u64,
+    /// The sink has them, though not all of the batch: bytes that were sent, and rows put aside.
+    pub written: Option<(u64, u64)>,
+    /// What the sink tells them by.
+    pub token: Option<String>,
 }
 
 /// Rows of one transaction that were received together.
@@ -84,6 +88,12 @@ pub(crate) struct Due {
     pub due_us: i64,
 }
 
+impl Part {
+    fn new(table: Arc<Table>) -> Self {
+        Self { table, encoded: Vec::new(), rows: 0, written: None, token: None }
+    }
+}
+
 impl Batch {
     /// The buffer for rows of `table`.
     #[inline]
@@ -91,7 +101,7 @@ impl Batch {
         let same = |part: &Part| Arc::ptr_eq(&part.table, table);
         if !self.parts.get(self.current).is_some_and(same) {
             self.current = self.parts.iter().position(same).unwrap_or_else(|| {
-                self.parts.push(Part { table: table.clone(), encoded: Vec::new(), rows: 0 });
+                self.parts.push(Part::new(table.clone()));
                 self.parts.len() - 1
             });
         }
@@ -150,6 +160,8 @@ impl Batch {
         for part in &mut self.parts {
             part.encoded.clear();
             part.rows = 0;
+            part.written = None;
+            part.token = None;
         }
         self.segments.clear();
         self.mark = Mark::default();

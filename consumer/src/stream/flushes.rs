@@ -2,19 +2,18 @@
 //! how far that lets the slot be confirmed.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::confirmations::{Confirmations, Ended, Mark};
 use super::fault::{Fault, is_planted};
+use crate::backoff::Backoff;
 use crate::rowbinary::Table;
 
-/// Wait before the second try of a flush; it doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-
-/// And is never longer than this.
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// Longest wait before the second try of a flush; it doubles with each further one.
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 /// Something for the sink to do.
 #[derive(Debug)]
@@ -23,6 +22,8 @@ pub(crate) struct Job {
     pub number: u64,
     /// Tries before this one.
     pub failures: u32,
+    /// When the first of them had failed.
+    pub failed_at: Option<Instant>,
     /// What.
     pub work: Work,
 }
@@ -68,18 +69,31 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// A job was tried as often as it may be.
+/// A job was tried for as long as it may be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GivenUp {
     /// Tries.
     pub attempts: u32,
+    /// From the first failure to the last.
+    pub after: Duration,
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { attempts, after } = self;
+        let plural = if *attempts == 1 { "try" } else { "tries" };
+        let seconds = after.as_secs_f64();
+        write!(f, "a batch could not be flushed in {seconds:.1} s ({attempts} {plural})")
+    }
 }
 
 /// Jobs in the order they were cut.
 #[derive(Debug)]
 pub(crate) struct Flushes {
     concurrency: usize,
-    max_attempts: u32,
+    /// How long a job may be tried again.
+    patience: Duration,
+    backoff: Backoff,
     waiting: VecDeque<Job>,
     /// Failed ones, by when they are tried again.
     again: Vec<(Instant, Job)>,
@@ -93,12 +107,18 @@ pub(crate) struct Flushes {
 }
 
 impl Flushes {
-    /// At most `concurrency` jobs at once, each tried `max_attempts` times; everything before
-    /// `confirmed_lsn` is durable.
-    pub(crate) fn new(concurrency: usize, max_attempts: u32, confirmed_lsn: u64) -> Self {
+    /// At most `concurrency` jobs at once, each tried again for as long as `patience`; everything
+    /// before `confirmed_lsn` is durable.
+    pub(crate) fn new(
+        concurrency: usize,
+        patience: Duration,
+        backoff: Backoff,
+        confirmed_lsn: u64,
+    ) -> Self {
         Self {
             concurrency,
-            max_attempts,
+            patience,
+            backoff,
             waiting: VecDeque::new(),
             again: Vec::new(),
             under_way: 0,
@@ -115,7 +135,7 @@ impl Flushes {
         let number = self.confirmations.cut(mark);
         self.in_flight_bytes += work.bytes();
         self.overhead_bytes += work.overhead_bytes();
-        self.waiting.push_back(Job { number, failures: 0, work });
+        self.waiting.push_back(Job { number, failures: 0, failed_at: None, work });
     }
 
     /// The next job that may start, if any.
@@ -174,16 +194,19 @@ impl Flushes {
 
     fn try_again(&mut self, mut job: Job, now: Instant) -> Result<(), GivenUp> {
         job.failures += 1;
-        if job.failures >= self.max_attempts && !is_planted(Fault::RetryForever) {
-            return Err(GivenUp { attempts: job.failures });
+        let failed_at = *job.failed_at.get_or_insert(now);
+        let after = now - failed_at;
+        if after >= self.patience && !is_planted(Fault::RetryForever) {
+            return Err(GivenUp { attempts: job.failures, after });
         }
         if is_planted(Fault::DropRetry) {
             self.leave(&job.work);
             self.confirmations.acknowledge(job.number, |_| ());
             return Ok(());
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << (job.failures - 1).min(16)).min(LONGEST_RETRY);
-        self.again.push((now + wait, job));
+        let due = now + self.backoff.wait(FIRST_RETRY, job.failures);
+        // The last try is at the end of the patience, and not before.
+        self.again.push((due.min((failed_at + self.patience).max(now)), job));
         Ok(())
     }
 
@@ -241,7 +264,7 @@ mod tests {
     use super::*;
 
     fn flushes() -> Flushes {
-        Flushes::new(2, 3, 0)
+        Flushes::new(2, Duration::from_secs(60), Backoff::new(1), 0)
     }
 
     fn mark(end_lsn: u64) -> Mark {
@@ -293,17 +316,32 @@ mod tests {
     }
 
     #[test]
-    fn tries_end() {
-        let (mut flushes, mut now) = (flushes(), Instant::now());
+    fn tries_end_with_the_patience() {
+        let (mut flushes, start) = (flushes(), Instant::now());
         write(&mut flushes, 1);
-        for _ in 0..2 {
+        let mut now = start;
+        let given_up = loop {
             let job = flushes.start(now).unwrap();
-            flushes.finish(job, Outcome::Failed, now, |_| ()).unwrap();
-            assert!(flushes.start(now).is_none(), "not at once");
-            now = flushes.deadline().unwrap();
-        }
+            match flushes.finish(job, Outcome::Failed, now, |_| ()) {
+                Ok(_) => {
+                    assert!(flushes.start(now).is_none(), "not at once");
+                    now = flushes.deadline().unwrap();
+                }
+                Err(given_up) => break given_up,
+            }
+        };
+        // Six waits up to 1.6 s, and then some of at most 5 s.
+        assert!((18..40).contains(&given_up.attempts), "{given_up:?}");
+        assert_eq!((now - start, given_up.after), (Duration::from_secs(60), now - start));
+    }
+
+    #[test]
+    fn without_patience_there_is_one_try() {
+        let mut flushes = Flushes::new(2, Duration::ZERO, Backoff::new(1), 0);
+        let now = Instant::now();
+        write(&mut flushes, 1);
         let job = flushes.start(now).unwrap();
         let given_up = flushes.finish(job, Outcome::Failed, now, |_| ()).unwrap_err();
-        assert_eq!(given_up, GivenUp { attempts: 3 });
+        assert_eq!(given_up, GivenUp { attempts: 1, after: Duration::ZERO });
     }
 }

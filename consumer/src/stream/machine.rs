@@ -8,9 +8,10 @@ use walbench_metrics::Failure;
 use super::batch::{Batch, Bounds};
 use super::confirmations::Ended;
 use super::fault::{Fault, is_planted};
-use super::flushes::{Flushes, GivenUp, Job, Outcome, Work};
+use super::flushes::{Flushes, Job, Outcome, Work};
 use super::rows::{Account, Rows, Tables, Writing};
 use super::spool::{Next, Spool, Spooling};
+use crate::backoff::Backoff;
 use crate::delivery::Delivered;
 use crate::pgoutput::{
     Commit, CommitPrepared, Malformed, Message, Prepared, Relation, RelationIds, streamed_xid,
@@ -51,8 +52,10 @@ pub(crate) struct Settings {
     pub max_in_flight_bytes: u64,
     /// Flushes under way at once.
     pub flush_concurrency: usize,
-    /// Tries of one flush.
-    pub max_attempts: u32,
+    /// How long a flush that fails may be tried again.
+    pub flush_patience: Duration,
+    /// Decides how long is waited before each try.
+    pub seed: u64,
     /// Memory for transactions that are not committed yet.
     pub spool_memory_bytes: u64,
     /// Where they go beyond that.
@@ -139,12 +142,14 @@ impl Machine {
     pub(crate) fn new(settings: Settings, catalogue: Box<dyn Describe>, now: Instant) -> Self {
         let Settings { bounds, max_in_flight_bytes, flush_concurrency, silence_limit, .. } =
             settings;
-        let Settings { confirmed_lsn, max_attempts, spool_memory_bytes, spool_dir, .. } = settings;
+        let Settings { confirmed_lsn, flush_patience, spool_memory_bytes, spool_dir, .. } =
+            settings;
+        let backoff = Backoff::new(settings.seed);
         Self {
             bounds,
             max_in_flight_bytes,
             rows: Rows::new(settings.writing, catalogue),
-            flushes: Flushes::new(flush_concurrency, max_attempts, confirmed_lsn),
+            flushes: Flushes::new(flush_concurrency, flush_patience, backoff, confirmed_lsn),
             spool: Spool::new(spool_dir.as_deref(), spool_memory_bytes),
             inside: None,
             replay: None,
@@ -516,9 +521,8 @@ impl Machine {
             (Ok(None), Some(_)) => rows.account.retries += 1,
             (Ok(None), None) => {}
             (Ok(Some(batch)), _) => self.recycle(batch),
-            (Err(GivenUp { attempts }), error) => {
-                let failure =
-                    Failure::new(format!("a batch could not be flushed in {attempts} tries"));
+            (Err(given_up), error) => {
+                let failure = Failure::new(given_up.to_string());
                 return Err(error.map_or(failure.clone(), |e| failure.because(e.failure)));
             }
         }

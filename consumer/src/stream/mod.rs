@@ -20,8 +20,8 @@ mod rows;
 mod simulation;
 mod spool;
 
-pub(crate) use batch::{Batch, Bounds, Due, Segment};
+pub(crate) use batch::{Batch, Bounds, Due, Part, Segment};
 pub(crate) use confirmations::Ended;
-pub(crate) use flushes::{Job, Work};
+pub(crate) use flushes::{FIRST_RETRY, GivenUp, Job, Work};
 pub(crate) use machine::{Describe, Machine, Settings, Status};
 pub(crate) use rows::{Account, Writing};

@@ -80,6 +80,7 @@ impl Copied {
             publication: PUBLICATION.into(),
             slot: self.database.slot.clone(),
             consumer: plan(&consumer).consumer,
+            clickhouse: None,
             until_lsn: None,
         }
     }

@@ -49,6 +49,7 @@ impl Session {
         assert!(matches!(session.recv().await, FromWorker::Pong { sent_us: 7, .. }));
         let prepare = Prepare {
             run: run_number(RUN),
+            clickhouse: None,
             address: database.address.clone(),
             plan: plan(consumer),
             slot: database.slot.clone(),

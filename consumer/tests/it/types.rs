@@ -235,6 +235,7 @@ async fn a_key_is_what_old_rows_come_by(version: Version) {
         ("full_no_key", "a int, b int NOT NULL", "FULL", "- / a"),
         ("nothing", "a int PRIMARY KEY, b int", "NOTHING", "a / b"),
         ("deferred", "a int PRIMARY KEY DEFERRABLE, b int", "", "a / b"),
+        ("full_deferred", "a int PRIMARY KEY DEFERRABLE, b int", "FULL", "- / b"),
         ("part_of", "a int NOT NULL, b int GENERATED ALWAYS AS (a + 1) STORED", "", "- / -"),
     ];
     let mut sql = String::new();

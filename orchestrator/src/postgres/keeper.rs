@@ -9,26 +9,20 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use walbench_metrics::Failure;
-use walbench_metrics::clock::wall_us;
-use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter};
-use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, ToWorker};
+use walbench_metrics::link::{WorkerReader, WorkerWriter};
+use walbench_metrics::message::FromWorker;
 use walbench_phases::plan::Transport;
 
 use super::private::PrivateServer;
+use crate::keeper::{self, LOCK_FILE};
 
-type In = ToWorker<PrivateServer>;
 type Out = FromWorker<()>;
-
-/// Held locked while the keeper lives, so that `walbench clean` can tell a folder in use from one
-/// that was left.
-pub(crate) const LOCK_FILE: &str = "keeper.lock";
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -40,7 +34,9 @@ pub(crate) async fn serve(
     mut reader: WorkerReader,
     mut writer: WorkerWriter,
 ) -> Result<(), Failure> {
-    let Some(server) = greet(&mut reader, &mut writer).await else { return Ok(()) };
+    let Some(server) = keeper::greet::<PrivateServer>(&mut reader, &mut writer).await else {
+        return Ok(());
+    };
     let ended = keep(&server, &mut reader, &mut writer).await;
     // A folder that is kept loses its lock, so that it no longer counts as left behind.
     if server.keep {
@@ -74,23 +70,6 @@ async fn remove(folder: &Path) {
     }
 }
 
-/// `None` when the orchestrator is gone, or is no orchestrator.
-async fn greet(reader: &mut WorkerReader, writer: &mut WorkerWriter) -> Option<PrivateServer> {
-    loop {
-        let answer = match reader.recv::<In>().await.ok()? {
-            In::Hello { .. } => Out::Hello {
-                protocol: PROTOCOL_VERSION,
-                version: env!("CARGO_PKG_VERSION").into(),
-                pid: std::process::id(),
-            },
-            In::Ping { sent_us } => Out::Pong { sent_us, now_us: wall_us() },
-            In::Prepare(server) => return Some(server),
-            _ => return None,
-        };
-        writer.send(&answer).await.ok()?;
-    }
-}
-
 async fn keep(
     server: &PrivateServer,
     reader: &mut WorkerReader,
@@ -102,8 +81,8 @@ async fn keep(
     let mut child = tokio::select! {
         child = &mut starting => child?,
         // Said to stop, or left alone, while it starts.
-        _ = reader.recv::<In>() => return Ok(()),
-        Ok(()) = until_signal() => return Ok(()),
+        _ = reader.recv::<serde_json::Value>() => return Ok(()),
+        Ok(()) = keeper::until_signal() => return Ok(()),
     };
     let _ = writer.send(&Out::Ready).await;
     tokio::select! {
@@ -111,35 +90,15 @@ async fn keep(
             let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
             Err(Failure::new(format!("the private PostgreSQL server ended by itself ({status})")))
         }
-        ended = until_stop(reader) => {
+        ended = keeper::until_stop(reader) => {
             stop(&mut child, ended.is_ok()).await;
             Ok(())
         }
-        Ok(()) = until_signal() => {
+        Ok(()) = keeper::until_signal() => {
             stop(&mut child, true).await;
             Ok(())
         }
     }
-}
-
-/// Waits for the word to stop; an error is a link that broke, which means the same with more haste.
-async fn until_stop(reader: &mut WorkerReader) -> Result<(), LinkError> {
-    while !matches!(reader.recv::<In>().await?, In::Stop) {}
-    Ok(())
-}
-
-/// Whoever ends all processes of a session or a service ends the keeper too: then its server must
-/// not be left.
-async fn until_signal() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
 }
 
 /// Who runs the server: PostgreSQL refuses root.
@@ -167,8 +126,7 @@ fn make_folder(server: &PrivateServer, owner: Option<&User>) -> Result<Flock<Fil
         DirBuilder::new().mode(0o700).create(folder).map_err(|e| failed(&e))?;
         own(folder).map_err(|e| failed(&e))?;
     }
-    let lock = File::create(server.folder.join(LOCK_FILE)).map_err(|e| failed(&e))?;
-    Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| failed(&e))
+    keeper::lock(&server.folder).map_err(|e| failed(&e))
 }
 
 /// A program of PostgreSQL, as its owner and in a group of its own.

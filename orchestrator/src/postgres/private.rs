@@ -113,7 +113,7 @@ fn new_folder() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-fn free_port() -> Result<u16, Failure> {
+pub(crate) fn free_port() -> Result<u16, Failure> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
@@ -122,7 +122,7 @@ fn free_port() -> Result<u16, Failure> {
 
 /// 16 letters and digits nobody can guess: the standard library's hash keys come from the
 /// operating system's randomness.
-fn random_word() -> String {
+pub(crate) fn random_word() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }

@@ -1,13 +1,16 @@
 //! After the last phase, or after whatever ended the run before: workers end, what is ours is
 //! removed, results are written.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use walbench_consumer::clickhouse::mock::Counters;
 use walbench_metrics::Failure;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
+use walbench_results::destination::Destination;
 use walbench_results::outcome::{Delivered, TableRows};
 use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
 
@@ -35,6 +38,13 @@ struct Left {
     delivered: Vec<walbench_consumer::Delivered>,
 }
 
+/// What the databases hold at the end.
+#[derive(Debug, Default)]
+struct Found {
+    table_rows: Vec<TableRows>,
+    destination: Option<Destination>,
+}
+
 impl Run {
     /// Ends everything and says how it went.
     pub(super) async fn finish(mut self, went: Result<(), Stop>) -> Result<u8, Ending> {
@@ -51,12 +61,20 @@ impl Run {
         if let Some(early) = stop {
             stop = Some(self.blame_the_server(early).await);
         }
-        let table_rows = if stop.is_none() { self.count_rows().await } else { Vec::new() };
+        let mut found = Found::default();
+        if stop.is_none() {
+            found.table_rows = self.count_rows().await;
+            found.destination = self.compare().await;
+            if let (Some(destination), Some((mock, _))) = (&mut found.destination, &self.mock) {
+                match self.stop_worker::<Counters>(*mock).await {
+                    Ok(counters) => destination.mock = counters.named().into_iter().collect(),
+                    Err(early) => stop = Some(early),
+                }
+            }
+        }
         self.end_workers().await;
-        let removed = self.release_claim().await;
-        let stopped = self.end_keeper().await;
-        let removed = removed.and(stopped);
-        let written = self.write_results(left, table_rows, stop.as_ref());
+        let removed = self.remove().await;
+        let written = self.write_results(left, found, stop.as_ref());
         self.say_how_it_ended(stop, removed, written)
     }
 
@@ -94,18 +112,55 @@ impl Run {
         }
     }
 
-    /// Closes every link but the keeper's; who does not end by itself is ended.
+    /// The keepers of private servers.
+    fn keepers(&self) -> impl Iterator<Item = usize> + use<> {
+        let clickhouse = self.clickhouse.as_ref().map(|(number, _)| *number);
+        self.private.as_ref().map(|(number, _)| *number).into_iter().chain(clickhouse)
+    }
+
+    /// Closes every link but the keepers'; who does not end by itself is ended.
     async fn end_workers(&mut self) {
-        let keeper = self.private.as_ref().map(|(number, _)| *number);
-        let workers = self.workers.iter_mut().enumerate().filter(|(n, _)| Some(*n) != keeper);
+        let keepers: Vec<usize> = self.keepers().collect();
+        let workers = self.workers.iter_mut().enumerate().filter(|(n, _)| !keepers.contains(n));
         for (_, worker) in workers {
             worker.end().await;
         }
     }
 
-    async fn release_claim(&mut self) -> Result<(), Failure> {
+    /// Removes what is ours everywhere; one that can't be removed keeps no other from it.
+    async fn remove(&mut self) -> Vec<Failure> {
         self.watch = None;
         self.source = None;
+        let source = self.release_claim().await.map_err(|failure| {
+            let text = format!("database \"{}\" is not removed", self.plan.postgres.database);
+            let hint = "`walbench clean --postgres URL` removes it later";
+            Failure::new(text).because(failure).hint(hint)
+        });
+        let destination = self.release_destination().await.map_err(|failure| {
+            Failure::new("the database in ClickHouse is not removed")
+                .because(failure)
+                .hint("`walbench clean --clickhouse URL` removes it later")
+        });
+        let postgres = match self.private.clone() {
+            Some((keeper, server)) => self.end_keeper(keeper, &server.folder).await,
+            None => Ok(()),
+        };
+        let clickhouse = match self.clickhouse.clone() {
+            Some((keeper, server)) => self.end_keeper(keeper, &server.folder).await,
+            None => Ok(()),
+        };
+        let failed = [source, destination, postgres, clickhouse].into_iter();
+        failed.filter_map(Result::err).collect()
+    }
+
+    async fn release_destination(&mut self) -> Result<(), Failure> {
+        match self.destination.take() {
+            Some(destination) => destination.release(self.keep).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn release_claim(&mut self) -> Result<(), Failure> {
         let Some(claim) = self.claim.take() else { return Ok(()) };
         // The whole server goes, unless it is kept.
         if self.private.is_some() && !self.keep {
@@ -115,16 +170,15 @@ impl Run {
     }
 
     /// The server stops in order, and its folder is gone when its keeper is.
-    async fn end_keeper(&mut self) -> Result<(), Failure> {
-        let Some((number, server)) = &self.private else { return Ok(()) };
-        let keeper = &mut self.workers[*number];
+    async fn end_keeper(&mut self, keeper: usize, folder: &Path) -> Result<(), Failure> {
+        let keeper = &mut self.workers[keeper];
         // It reads this before it sees its link closed, and stops its server in order.
         let _ = keeper.send(&ToAny::Stop).await;
         keeper.end_within(KEEPER_TIMEOUT).await;
         // One that was killed has left its server; nobody else will stop it.
-        match server.folder.exists() {
-            true if self.keep => clean::stop_server(&server.folder),
-            true => clean::remove_server(&server.folder),
+        match folder.exists() {
+            true if self.keep => clean::stop_server(folder),
+            true => clean::remove_server(folder),
             false => Ok(()),
         }
     }
@@ -132,13 +186,16 @@ impl Run {
     /// When a private server dies, whoever is connected to it may say so before its keeper does;
     /// the failure is its.
     async fn blame_the_server(&mut self, stop: Stop) -> Stop {
-        let (Stop::Failed(failure), Some((keeper, _))) = (&stop, &self.private) else {
+        let keepers: Vec<usize> = self.keepers().collect();
+        let Stop::Failed(failure) = &stop else { return stop };
+        if keepers.is_empty() {
             return stop;
-        };
-        let (keeper, error) = (*keeper, failure.error.clone());
+        }
+        let error = failure.error.clone();
         let deadline = Instant::now() + Duration::from_millis(500);
         while let Ok(Some(event)) = tokio::time::timeout_at(deadline, self.events.recv()).await {
-            let is_keepers = matches!(event, Event::Said(n, _) | Event::Broke(n, _) if n == keeper);
+            let is_keepers =
+                matches!(&event, Event::Said(n, _) | Event::Broke(n, _) if keepers.contains(n));
             if is_keepers && let Err(Stop::Failed(first)) = self.handle(event) {
                 return Stop::Failed(first.because(Failure::new(error)));
             }
@@ -181,7 +238,7 @@ impl Run {
     fn write_results(
         &mut self,
         left: Left,
-        table_rows: Vec<TableRows>,
+        found: Found,
         stop: Option<&Stop>,
     ) -> Result<Option<Metrics>, Failure> {
         let unwritable =
@@ -193,7 +250,7 @@ impl Run {
         if self.phases.is_empty() {
             return Ok(None);
         }
-        let outcome = self.outcome(left, table_rows, stop);
+        let outcome = self.outcome(left, found, stop);
         let metrics = metrics(&self.plan, &self.tally, &outcome, &self.environment);
         let value = serde_json::to_value(&metrics).map_err(|e| unwritable(&e))?;
         self.folder.write("metrics.json", json(&value)).map_err(|e| unwritable(&e))?;
@@ -201,12 +258,7 @@ impl Run {
         Ok(Some(metrics))
     }
 
-    fn outcome(
-        &mut self,
-        left: Left,
-        table_rows: Vec<TableRows>,
-        stop: Option<&Stop>,
-    ) -> RunOutcome {
+    fn outcome(&mut self, left: Left, found: Found, stop: Option<&Stop>) -> RunOutcome {
         let Left { produced, delivered } = left;
         let (acknowledged, unknown) =
             produced.into_iter().map(|done| (done.acknowledged, done.unknown)).unzip();
@@ -225,7 +277,8 @@ impl Run {
             acknowledged,
             unknown,
             delivered: delivered.collect(),
-            table_rows,
+            table_rows: found.table_rows,
+            destination: found.destination,
             interrupted: self.interrupts > 0,
             failure: match stop {
                 Some(Stop::Failed(failure)) => Some(in_one_line(failure)),
@@ -237,12 +290,16 @@ impl Run {
     fn say_how_it_ended(
         &self,
         stop: Option<Stop>,
-        removed: Result<(), Failure>,
+        removed: Vec<Failure>,
         written: Result<Option<Metrics>, Failure>,
     ) -> Result<u8, Ending> {
         if let (true, Some((_, server))) = (self.keep, &self.private) {
             let data = server.data();
             self.live.say(&format!("the private server's data is kept in {}", data.display()));
+        }
+        if let (true, Some((_, server))) = (self.keep, &self.clickhouse) {
+            let data = server.data();
+            self.live.say(&format!("the private ClickHouse's data is kept in {}", data.display()));
         }
         let mut failures: Vec<Failure> = Vec::new();
         let metrics = written.unwrap_or_else(|failure| {
@@ -257,11 +314,7 @@ impl Run {
         if let Some(Stop::Failed(failure)) = stop {
             failures.insert(0, failure);
         }
-        if let Err(failure) = removed {
-            let text = format!("database \"{}\" is not removed", self.plan.postgres.database);
-            let hint = "`walbench clean --postgres URL` removes it later";
-            failures.push(Failure::new(text).because(failure).hint(hint));
-        }
+        failures.extend(removed);
         if !failures.is_empty() {
             return Err(Ending::components(&failures));
         }

@@ -1,12 +1,13 @@
 //! A run, from plan to results.
 //!
 //! ```text
-//! open ─► server ─► source ─► workers ready ─► phase… ─► workers done ─► remove ─► results
+//! open ─► server ─► source ─► destination ─► workers ready ─► phase… ─► workers done ─► remove ─► results
 //! ```
 //!
 //! Everything that happens outside (workers, signals, state of the server) arrives as an [`Event`]
 //! in one queue and is handled in one place, [`Run::next`].
 
+mod compare;
 mod drain;
 mod events;
 mod finish;
@@ -24,7 +25,10 @@ use walbench_results::folder::{FolderError, SampleLog, run_id};
 use walbench_results::outcome::PhaseOutcome;
 use walbench_results::{RunFolder, Tally};
 
-use crate::cli::RunArgs;
+use crate::cli::{ClickHouseProgramArgs, RunArgs};
+use crate::clickhouse::destination::Destination;
+use crate::clickhouse::mock::MockPlace;
+use crate::clickhouse::private::PrivateClickHouse;
 use crate::ending::Ending;
 use crate::event::{Event, Stop};
 use crate::live::Live;
@@ -41,6 +45,7 @@ pub(crate) struct Run {
     plan: Plan,
     keep: bool,
     pg_bin: Option<std::path::PathBuf>,
+    clickhouse_program: ClickHouseProgramArgs,
     started_at: jiff::Timestamp,
     folder: RunFolder,
     environment: Environment,
@@ -55,6 +60,11 @@ pub(crate) struct Run {
     producers: Range<usize>,
     consumers: Range<usize>,
     private: Option<(usize, PrivateServer)>,
+    /// The private ClickHouse's keeper and what it keeps.
+    clickhouse: Option<(usize, PrivateClickHouse)>,
+    /// The mock server's process and place.
+    mock: Option<(usize, MockPlace)>,
+    destination: Option<Destination>,
     claim: Option<Claim>,
     source: Option<Source>,
     watch: Option<Watch>,
@@ -100,6 +110,7 @@ impl Run {
             live: Live::new(&plan, args.verbose),
             keep: args.keep,
             pg_bin: args.pg_bin.clone(),
+            clickhouse_program: args.clickhouse.clone(),
             started_at,
             folder,
             sender,
@@ -110,6 +121,9 @@ impl Run {
             producers: 0..0,
             consumers: 0..0,
             private: None,
+            clickhouse: None,
+            mock: None,
+            destination: None,
             claim: None,
             source: None,
             watch: None,
@@ -127,6 +141,7 @@ impl Run {
     async fn go(&mut self) -> Result<(), Stop> {
         let server = self.reach_server().await?;
         self.prepare_source(&server).await?;
+        self.reach_destination().await?;
         self.start_workers().await?;
         self.prepare_workers().await?;
         self.begin_to_watch().await?;

@@ -69,6 +69,9 @@ impl Run {
     }
 
     async fn tell_all(&mut self, message: &ToAny) -> Result<(), Stop> {
+        if let Some((number, _)) = self.mock {
+            self.tell(number, message).await?;
+        }
         for number in self.consumers.start..self.producers.end {
             self.tell(number, message).await?;
             self.workers[number].speaks = true;

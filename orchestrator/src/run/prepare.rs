@@ -7,10 +7,16 @@ use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
 use walbench_phases::address::PostgresAddress;
+use walbench_phases::plan::{ClickhouseMode, MockLevel};
 
 use super::Run;
 use super::events::Happening;
-use crate::address::given_address;
+use crate::address::{given_address, given_clickhouse};
+use crate::clickhouse::account::Account;
+use crate::clickhouse::destination::Destination;
+use crate::clickhouse::managed;
+use crate::clickhouse::mock::MockPlace;
+use crate::clickhouse::private::PrivateClickHouse;
 use crate::environment;
 use crate::event::Stop;
 use crate::postgres::binaries::Binaries;
@@ -19,14 +25,17 @@ use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::{Source, slot_names};
-use crate::watch::Watch;
-use crate::worker::{KEEPER, Start, Worker};
+use crate::watch::{Watch, Watched};
+use crate::worker::{CLICKHOUSE_KEEPER, KEEPER, MOCK_CLICKHOUSE, Start, Worker};
 
 /// Preparing a worker is connecting; the private server may have to make its cluster first.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// One step on the server.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A library of 150 MB, over whatever network there is.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(1200);
 
 /// Copying a schema and making slots may wait for others' locks and transactions.
 const FILL_TIMEOUT: Duration = Duration::from_secs(300);
@@ -92,6 +101,77 @@ impl Run {
         patience.wait("make tables and slots", FILL_TIMEOUT, 1, filling).await
     }
 
+    /// The ClickHouse of the plan, or a private one; none where the mock is no server.
+    pub(super) async fn reach_destination(&mut self) -> Result<(), Stop> {
+        let (address, private) = match self.plan.clickhouse.mode {
+            ClickhouseMode::Mock if self.plan.consumer.mock_level == MockLevel::Http => {
+                let (url, description) = self.start_mock().await?;
+                (given_clickhouse("the mock's URL", &url)?, Some(description))
+            }
+            ClickhouseMode::Mock => return Ok(()),
+            ClickhouseMode::Managed => {
+                let (url, program) = self.start_clickhouse().await?;
+                (given_clickhouse("the private server's URL", &url)?, Some(program))
+            }
+            ClickhouseMode::Url => {
+                let url = self.plan.clickhouse.url.as_deref().unwrap_or_default();
+                (given_clickhouse("clickhouse.url", url)?, None)
+            }
+        };
+        let (plan, patience, what) = (&self.plan, &self.patience, "let us in and make a database");
+        let run_id = self.folder.id().to_owned();
+        let is_private = private.is_some();
+        let reaching = Destination::reach(address, plan, private);
+        let mut destination =
+            patience.wait_for("ClickHouse", what, STEP_TIMEOUT, 1, reaching).await?;
+        if !is_private {
+            // What is made must be known, so that it is removed: only a second signal ends this.
+            let claiming = destination.claim(plan, &run_id);
+            patience.wait_for("ClickHouse", what, STEP_TIMEOUT, 2, claiming).await?;
+        }
+        let server = &destination.server;
+        let place = match &server.description {
+            Some(program) => program.clone(),
+            None => format!("at {}", destination.address),
+        };
+        self.live.step(&format!("ClickHouse {}, {place}", server.version));
+        self.environment.servers.push(server.clone());
+        self.destination = Some(destination);
+        self.check_interrupt()
+    }
+
+    /// Starts the mock server; says how to reach it, and what it is.
+    async fn start_mock(&mut self) -> Result<(String, String), Stop> {
+        let place = MockPlace::take(&self.plan, 0)?;
+        let (url, description) = (place.url.clone(), place.description.clone());
+        let number = self.start_worker("mock-clickhouse", MOCK_CLICKHOUSE, &[]).await?;
+        self.workers[number].prepare(&place.prepare).await?;
+        self.mock = Some((number, place));
+        self.until_ready(&[number]).await?;
+        Ok((url, description))
+    }
+
+    /// Starts a private ClickHouse; says how to reach it, and what runs.
+    async fn start_clickhouse(&mut self) -> Result<(String, String), Stop> {
+        let args = self.clickhouse_program.clone();
+        // It may have to be fetched first.
+        let finding = tokio::task::spawn_blocking(move || managed::program(&args));
+        let found =
+            async { finding.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) };
+        let what = "get fetched by the npm client";
+        let program = self.patience.wait_for("ClickHouse", what, FETCH_TIMEOUT, 1, found).await?;
+        let server = PrivateClickHouse::new(program, self.keep);
+        self.live.step(&format!("starting a ClickHouse: {}", server.program));
+        let keeper = self.start_worker("clickhouse", CLICKHOUSE_KEEPER, &[]).await?;
+        self.clickhouse = Some((keeper, server.clone()));
+        self.workers[keeper].prepare(&server).await?;
+        self.until_ready(&[keeper]).await?;
+        let found = server.found().await;
+        let found =
+            found.map_err(|e| self.workers[keeper].failed("does not answer").caused_by(&e))?;
+        Ok((found.url, server.program.to_string()))
+    }
+
     /// Starts a worker process and returns its number.
     async fn start_worker(
         &mut self,
@@ -101,7 +181,7 @@ impl Run {
     ) -> Result<usize, Stop> {
         let number = self.workers.len();
         let logs = self.folder.logs();
-        let start = Start { name, role, launcher, logs: &logs };
+        let start = Start { name, role, launcher, logs: Some(&logs) };
         let worker = Worker::start(start, number, &self.sender).await?;
         self.environment.clocks.insert(name.to_owned(), worker.clock);
         self.workers.push(worker);
@@ -141,6 +221,7 @@ impl Run {
             let prepare = walbench_consumer::Prepare {
                 run,
                 address: address.clone(),
+                clickhouse: self.destination.as_ref().map(|d| d.address.clone()),
                 plan: plan.clone(),
                 slot: source.slots[n].clone(),
                 publication: source.publications[n].clone(),
@@ -194,7 +275,16 @@ impl Run {
         let workers = self.consumers.clone().chain(self.producers.clone());
         let workers: Vec<&Worker> = workers.map(|n| &self.workers[n]).collect();
         let postmaster = self.private.as_ref().and_then(|(_, server)| server.postmaster_pid());
-        let starting = Watch::start(source, &workers, postmaster, &self.sender);
+        let mock = self.mock.as_ref().map(|(number, _)| *number);
+        let server = mock.or(self.clickhouse.as_ref().map(|(keeper, _)| *keeper));
+        let watched = self.destination.as_ref().map(|destination| Watched {
+            // The mock has no such account: it leaves one at its end.
+            account: mock
+                .is_none()
+                .then(|| Account::new(destination.clients.clone(), destination.database())),
+            root: server.map(|number| self.workers[number].pid),
+        });
+        let starting = Watch::start(source, &workers, postmaster, watched, &self.sender);
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);

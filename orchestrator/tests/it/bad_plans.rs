@@ -92,9 +92,10 @@ fn bad_plans() -> Vec<Bad> {
         file("a threshold without a unit", "thresholds.low", "[thresholds]\nlow = \"drain < 5\""),
         file("a ClickHouse without its URL", "clickhouse.url", "[clickhouse]\nmode = \"url\""),
         file(
-            "a ClickHouse that is not here yet",
-            "clickhouse.mode",
-            "[clickhouse]\nmode = \"managed\"",
+            "a fault that does nothing",
+            "clickhouse.mock.faults[0]",
+            "[consumer]\nmock_level = \"http\"\n\
+             [[clickhouse.mock.faults]]\nkind = \"delay\"\nat_sec = 1",
         ),
         file("profiling that is not here yet", "profiling", "[profiling]\ntool = \"flame\""),
         arguments("a set without a value", "producer.seed", ["--set", "producer.seed"]),

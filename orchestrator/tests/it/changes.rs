@@ -36,13 +36,12 @@ on_every_server![
     transactions_that_publish_nothing,
 ];
 
-async fn rows_that_come_change_and_go(version: Version) {
-    let sql = "CREATE TABLE t (id int PRIMARY KEY, note text, at timestamp, price numeric(12, 2));
+pub(crate) const TABLES: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, note text, at timestamp, price numeric(12, 2));
                CREATE TABLE pair (a int, b text, c int NOT NULL, PRIMARY KEY (b, a))";
-    let followed = Followed::new(version, sql).await;
-    followed
-        .execute(
-            "INSERT INTO t SELECT n, 'note ' || n, timestamp '2026-01-01' + n * interval '1.5 s', n / 8.0
+
+pub(crate) const ROWS: &str =
+    "INSERT INTO t SELECT n, 'note ' || n, timestamp '2026-01-01' + n * interval '1.5 s', n / 8.0
              FROM generate_series(1, 3000) n;
              UPDATE t SET note = NULL WHERE id % 7 = 0;
              UPDATE t SET price = -price, at = NULL WHERE id % 5 = 0;
@@ -55,9 +54,11 @@ async fn rows_that_come_change_and_go(version: Version) {
              INSERT INTO pair SELECT n % 10, 'b' || n / 10, n FROM generate_series(1, 99) n;
              UPDATE pair SET a = a + 10 WHERE c % 3 = 0;
              UPDATE pair SET b = b || '''' WHERE c % 4 = 0;
-             DELETE FROM pair WHERE c % 7 = 0",
-        )
-        .await;
+             DELETE FROM pair WHERE c % 7 = 0";
+
+async fn rows_that_come_change_and_go(version: Version) {
+    let followed = Followed::new(version, TABLES).await;
+    followed.execute(ROWS).await;
     followed.assert_same(&["t", "pair"]).await;
     // And again, beside what is there.
     followed.execute("UPDATE t SET id = -id; DELETE FROM pair WHERE c % 2 = 0").await;
@@ -93,10 +94,10 @@ async fn replica_identities(version: Version) {
 }
 
 /// Values of 10 kB that are stored beside their rows.
-const TOAST: &str = "CREATE TABLE t (id int PRIMARY KEY, big text, n int);
+pub(crate) const TOAST: &str = "CREATE TABLE t (id int PRIMARY KEY, big text, n int);
                      ALTER TABLE t ALTER COLUMN big SET STORAGE EXTERNAL";
 
-const TOASTED_ROWS: &str = "INSERT INTO t SELECT n, repeat(n::text, 10000), n
+pub(crate) const TOASTED_ROWS: &str = "INSERT INTO t SELECT n, repeat(n::text, 10000), n
                             FROM generate_series(1, 5) n";
 
 async fn unchanged_toast_is_kept_under_full(version: Version) {
@@ -168,12 +169,12 @@ async fn partitions_published_as_themselves(version: Version) {
     assert_eq!(followed.folder().tables(), ["public.p1", "public.p2", "public.p3"]);
 }
 
-const CHANGING: &str = "
+pub(crate) const CHANGING: &str = "
     CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, note text, short varchar(9), gone int,
                     must text NOT NULL)";
 
 /// Each changes a table and writes into it.
-const CHANGES: [&str; 12] = [
+pub(crate) const CHANGES: [&str; 12] = [
     "INSERT INTO t SELECT n, n, 'note', 'short', n, 'must' FROM generate_series(1, 20) n",
     "ALTER TABLE t ADD COLUMN bare text;
      INSERT INTO t VALUES (21, 21, 'note', 's', 1, 'must', 'bare');
@@ -359,19 +360,18 @@ async fn column_lists_and_row_filters(version: Version) {
     both.rows("n > 10").assert_same().await;
 }
 
-async fn truncations(version: Version) {
-    let sql = "CREATE TABLE a (id serial PRIMARY KEY, n int);
+pub(crate) const EMPTIED: &str = "CREATE TABLE a (id serial PRIMARY KEY, n int);
                CREATE TABLE b (id int PRIMARY KEY, n int);
                CREATE TABLE parent (id int PRIMARY KEY);
                CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent)";
-    // Batches of few rows: many are under way when a table is emptied.
-    let followed = Followed::new(version, sql).await.set("consumer.flush_batch_size", "3");
-    let tables = ["a", "b", "parent", "child"];
-    let steps = [
-        "INSERT INTO a SELECT n, n FROM generate_series(1, 100) n;
+
+pub(crate) const TRUNCATED: [&str; 4] = ["a", "b", "parent", "child"];
+
+pub(crate) const TRUNCATING: [&str; 6] = [
+    "INSERT INTO a SELECT n, n FROM generate_series(1, 100) n;
          TRUNCATE a;
          INSERT INTO a (n) SELECT n FROM generate_series(1, 10) n",
-        "INSERT INTO b SELECT n, n FROM generate_series(1, 50) n;
+    "INSERT INTO b SELECT n, n FROM generate_series(1, 50) n;
          BEGIN;
          INSERT INTO a SELECT n, n FROM generate_series(200, 250) n;
          UPDATE b SET n = 0;
@@ -379,18 +379,22 @@ async fn truncations(version: Version) {
          INSERT INTO a (n) SELECT n FROM generate_series(1, 5) n;
          UPDATE b SET n = 1 WHERE id > 25;
          COMMIT",
-        "INSERT INTO parent SELECT generate_series(1, 20);
+    "INSERT INTO parent SELECT generate_series(1, 20);
          INSERT INTO child SELECT n, n FROM generate_series(1, 20) n;
          TRUNCATE parent CASCADE;
          INSERT INTO parent VALUES (7); INSERT INTO child VALUES (9, 7)",
-        "BEGIN; TRUNCATE a; INSERT INTO a VALUES (77, 77); ROLLBACK",
-        "BEGIN; INSERT INTO a VALUES (78, 78); SAVEPOINT s; TRUNCATE a, b; ROLLBACK TO s; COMMIT",
-        "TRUNCATE a, b, child; TRUNCATE a; INSERT INTO b VALUES (1, 1); TRUNCATE b;
+    "BEGIN; TRUNCATE a; INSERT INTO a VALUES (77, 77); ROLLBACK",
+    "BEGIN; INSERT INTO a VALUES (78, 78); SAVEPOINT s; TRUNCATE a, b; ROLLBACK TO s; COMMIT",
+    "TRUNCATE a, b, child; TRUNCATE a; INSERT INTO b VALUES (1, 1); TRUNCATE b;
          INSERT INTO b VALUES (1, 2)",
-    ];
-    for sql in steps {
+];
+
+async fn truncations(version: Version) {
+    // Batches of few rows: many are under way when a table is emptied.
+    let followed = Followed::new(version, EMPTIED).await.set("consumer.flush_batch_size", "3");
+    for sql in TRUNCATING {
         followed.execute(sql).await;
-        followed.assert_same(&tables).await;
+        followed.assert_same(&TRUNCATED).await;
     }
     assert!(followed.folder().count("truncate") >= 9);
 }
@@ -650,8 +654,7 @@ async fn changes_that_came_from_elsewhere(version: Version) {
     ended.said("consumer.origin needs PostgreSQL 16");
 }
 
-async fn odd_names(version: Version) {
-    let sql = r#"
+pub(crate) const ODD_TABLES: &str = r#"
         CREATE SCHEMA "Od/d. schéma""";
         CREATE TABLE "Od/d. schéma"""."T a/b" (
             "I d" int PRIMARY KEY, "sp ace'""\" text, "Ünï
@@ -659,15 +662,18 @@ line" int, "select" int);
         CREATE TABLE "Od/d. schéma"""."T a_b" ("I d" int PRIMARY KEY, "sp ace'""\" text);
         CREATE TYPE "Od/d. schéma"""."M ood" AS ENUM ('a "b" c');
         CREATE TABLE "%" ("UPPER" "Od/d. schéma"""."M ood" PRIMARY KEY, n int)"#;
-    let rows = r#"
+
+pub(crate) const ODD_ROWS: &str = r#"
         INSERT INTO "Od/d. schéma"""."T a/b" SELECT n, 'v', n, -n FROM generate_series(1, 9) n;
         UPDATE "Od/d. schéma"""."T a/b" SET "select" = 0 WHERE "I d" > 5;
         UPDATE "Od/d. schéma"""."T a/b" SET "I d" = 50 WHERE "I d" = 3;
         INSERT INTO "Od/d. schéma"""."T a_b" SELECT n, 'w' FROM generate_series(1, 3) n;
         DELETE FROM "Od/d. schéma"""."T a_b" WHERE "I d" = 2;
         INSERT INTO "%" VALUES ('a "b" c', 1); UPDATE "%" SET n = 2"#;
-    let followed = Followed::new(version, sql).await;
-    followed.execute(rows).await;
+
+async fn odd_names(version: Version) {
+    let followed = Followed::new(version, ODD_TABLES).await;
+    followed.execute(ODD_ROWS).await;
     let assert_same = async || {
         followed.drain().await;
         let slash = followed.table(r#""Od/d. schéma"""."T a/b""#);

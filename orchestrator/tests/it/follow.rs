@@ -89,6 +89,7 @@ async fn a_report_has_every_key(version: Version) {
             "max_rss_bytes",
             "received_lsn",
             "reconnects",
+            "rejected_rows",
             "retries",
             "rows",
             "rows_per_s",
@@ -327,7 +328,7 @@ async fn a_failure_has_a_report(version: Version) {
     insert(&followed, 1, 10).await;
     let fail = async |arguments: &[&str], from, to| {
         followed.until_free().await;
-        let running = followed.follow().set("consumer.max_attempts", "1").arguments(arguments);
+        let running = followed.follow().set("consumer.flush_retry_sec", "0").arguments(arguments);
         let running = running.start();
         followed.until_confirmed().await;
         let (sink, away) = (followed.folder().0, followed.home.path().join("away"));
@@ -626,10 +627,6 @@ fn wrong_usage_is_refused() {
     "#);
     insta::assert_snapshot!(mock(&["--mock-level", "most"]), @r#"
     error: --mock-level most: consumer.mock_level: "most" is not one of "discard", "encode", "files", "http"
-    "#);
-    insta::assert_snapshot!(mock(&["--mock-level", "http"]), @r#"
-    error: consumer.mock_level = "http" is not in this version of walbench
-      hint: use "encode", which has the same CPU cost and no server
     "#);
     insta::assert_snapshot!(mock(&["--mock-level", "files"]), @r#"
     error: consumer.mock_level = "files" needs a folder

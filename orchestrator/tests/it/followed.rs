@@ -14,6 +14,7 @@ use crate::database::{Database, PUBLICATION};
 use crate::folder::{self, Folder};
 use crate::home::{Home, Running, Walbench};
 use crate::processes::PATIENCE;
+use crate::stored::Stored;
 use crate::turns::together;
 
 pub(crate) struct Followed {
@@ -21,6 +22,8 @@ pub(crate) struct Followed {
     pub(crate) database: Database,
     publication: String,
     settings: Vec<(String, String)>,
+    /// What is written into, instead of the folder.
+    stored: Option<Stored>,
     _turn: RwLockReadGuard<'static, ()>,
 }
 
@@ -28,10 +31,15 @@ pub(crate) struct Followed {
 /// names, then expressions.
 const COLUMNS: &str = r#"
     SELECT a.attname::text,
-           CASE WHEN t.typcategory = 'A'
+           CASE WHEN a.atttypid = 'text[]'::regtype
+                THEN format('COALESCE(''['' || (SELECT string_agg(COALESCE(quote_literal(e), ''NULL''), '', '' ORDER BY o)
+                                                FROM unnest(%I) WITH ORDINALITY u(e, o)) || '']'', ''[]'')', a.attname)
+                WHEN t.typcategory = 'A'
                 THEN format('COALESCE(''['' || array_to_string(%I, '', '', ''NULL'') || '']'', ''[]'')', a.attname)
                 WHEN a.atttypid = 'timestamp'::regtype
                 THEN format('to_char(%I, ''YYYY-MM-DD HH24:MI:SS.US'')', a.attname)
+                WHEN a.atttypid = 'timestamptz'::regtype
+                THEN format('to_char(%I AT TIME ZONE ''UTC'', ''YYYY-MM-DD HH24:MI:SS.US'')', a.attname)
                 ELSE format('%I::text', a.attname) END
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
@@ -62,6 +70,13 @@ impl Followed {
         followed
     }
 
+    /// The same in this database.
+    pub(crate) async fn published_in(database: Database, sql: &str) -> Self {
+        let followed = Self::in_database(database, sql).await;
+        followed.make_slot().await;
+        followed
+    }
+
     /// Makes the slot.
     pub(crate) async fn make_slot(&self) {
         let sql = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
@@ -82,13 +97,23 @@ impl Followed {
 
     fn of(database: Database, publication: &str, turn: RwLockReadGuard<'static, ()>) -> Self {
         let (home, publication) = (Home::new(), publication.into());
-        Self { home, database, publication, settings: Vec::new(), _turn: turn }
+        let settings = Vec::new();
+        Self { home, database, publication, settings, stored: None, _turn: turn }
     }
 
     /// Follows with this setting from here on.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
         self
+    }
+
+    /// Follows into a ClickHouse from here on.
+    pub(crate) fn into_clickhouse(self, stored: Stored) -> Self {
+        Self { stored: Some(stored), ..self }
+    }
+
+    pub(crate) fn stored(&self) -> &Stored {
+        self.stored.as_ref().unwrap()
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
@@ -106,8 +131,15 @@ impl Followed {
 
     /// The same, by another slot.
     pub(crate) fn on_slot(&self, slot: &str) -> Walbench {
-        let command = self.home.walbench(["follow", "--mock-clickhouse", "--mock-level", "files"]);
-        let command = self.by(command, slot).set("consumer.mock_dir", "sink");
+        let command = self.home.walbench(["follow"]);
+        let command = self.by(command, slot);
+        let command = match &self.stored {
+            Some(stored) => command.args(["--clickhouse", &stored.url]),
+            None => {
+                let command = command.args(["--mock-clickhouse", "--mock-level", "files"]);
+                command.set("consumer.mock_dir", "sink")
+            }
+        };
         self.settings.iter().fold(command, |command, (key, value)| command.set(key, value))
     }
 
@@ -251,6 +283,10 @@ impl<'a> Table<'a> {
     pub(crate) async fn state(&self) -> BTreeMap<Vec<String>, folder::Row> {
         let key = self.key().await;
         assert!(!key.is_empty(), "{} has no key", self.sql_name);
+        if let Some(stored) = &self.followed.stored {
+            let [name] = &self.stored[..] else { panic!("one table has one name") };
+            return stored.state(name.strip_prefix("public.").unwrap_or(name), &key);
+        }
         self.followed.folder().state(&self.stored, &key)
     }
 

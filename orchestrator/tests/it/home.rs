@@ -230,6 +230,11 @@ impl Running {
         self.child.id().cast_signed()
     }
 
+    /// What it has said on standard output so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.so_far()
+    }
+
     /// Waits until it has said something.
     #[track_caller]
     pub(crate) fn until_said(&mut self, text: &str) {
@@ -311,6 +316,12 @@ impl Ended {
         let Self { status, stdout, stderr, .. } = &self;
         assert_eq!(status.code(), Some(code), "{status}\n{stdout}\n{stderr}");
         self
+    }
+
+    /// Its exit code.
+    #[track_caller]
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap()
     }
 
     /// Whether SIGKILL ended it, and not it itself.

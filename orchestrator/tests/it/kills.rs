@@ -21,59 +21,60 @@ on_every_server![
     servers_that_restart,
 ];
 
-const TABLES: [&str; 2] = ["a", "b"];
+pub(crate) const TABLES: [&str; 2] = ["a", "b"];
 
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE a (id int PRIMARY KEY, note text, n bigint);
     CREATE TABLE b (y text, x int, n bigint, PRIMARY KEY (y, x));
     ALTER TABLE b REPLICA IDENTITY FULL;
     CREATE PUBLICATION p FOR TABLE a, b";
 
 /// Kills over all tests here; `WALBENCH_KILLS=200` is the proof, the default is for every day.
-fn kills() -> u64 {
+pub(crate) fn kills() -> u64 {
     std::env::var("WALBENCH_KILLS").map_or(40, |text| text.parse().unwrap())
 }
 
 /// Numbers that differ from run to run; a failed test says with which it began.
-struct Draw(u64);
+#[derive(Debug)]
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seed = wall_us().unsigned_abs() | 1;
         println!("drawn from {seed}");
         Self(seed)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % end
     }
 
-    async fn wait_ms(&mut self, from: u64, to: u64) {
+    pub(crate) async fn wait_ms(&mut self, from: u64, to: u64) {
         tokio::time::sleep(Duration::from_millis(from + self.below(to - from))).await;
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// Writes into both tables until it is told to stop.
-struct Writer {
+pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<u64>,
 }
 
 impl Writer {
-    fn start(address: PostgresAddress, prepares: bool) -> Self {
+    pub(crate) fn start(address: PostgresAddress, prepares: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(write(address, prepares, stop.clone()));
         Self { stop, task }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         let transactions = self.task.await.unwrap();
         assert!(transactions > 20, "only {transactions} transactions were written");
@@ -164,13 +165,13 @@ async fn followed(cluster: &Cluster) -> Followed {
     followed.set("consumer.flush_interval_ms", "20")
 }
 
-async fn make_slot(followed: &Followed) {
+pub(crate) async fn make_slot(followed: &Followed) {
     let command = followed.follow().args(["--create-slot", "--until-lsn", "current"]);
     command.ended().with_code(0);
 }
 
 /// Starts it again and again; what it confirmed stays confirmed.
-async fn kill_again_and_again(followed: &Followed, kills: u64) {
+pub(crate) async fn kill_again_and_again(followed: &Followed, kills: u64) {
     let (mut draw, mut confirmed) = (Draw::new(), 0);
     for _ in 0..kills {
         let running = followed.follow().start();

@@ -15,22 +15,32 @@ mod processes;
 #[path = "../../../consumer/tests/it/reader.rs"]
 mod reader;
 mod server;
+mod stored;
 mod turns;
+#[allow(dead_code, reason = "why a value is refused is for the consumer's tests")]
+#[path = "../../../consumer/tests/it/type_values.rs"]
+mod type_values;
 
 mod arrows;
 mod bad_plans;
 mod changes;
 mod clean;
+mod clickhouse;
 mod columns;
 mod first_run;
 mod follow;
+mod full_stack;
 mod initial_copy;
 mod interrupts;
+mod into_clickhouse;
 mod kills;
 mod load;
 mod losses;
+mod mock_clickhouse;
+mod outages;
 mod plans;
 mod refusals;
 mod trouble;
 mod variations;
 mod verdicts;
+mod verify;

@@ -12,7 +12,7 @@ fn refuse_with(text: &str, env: &[(&str, &str)], sets: &[(&str, &str)]) -> Strin
         .iter()
         .map(|(path, value)| Override {
             path: (*path).into(),
-            value: (*value).into(),
+            value: Some((*value).into()),
             origin: format!("--set {path}={value}"),
         })
         .collect();
@@ -27,6 +27,45 @@ fn refuse(text: &str) -> String {
 /// `text` after a sound phase.
 fn refuse_after_phase(text: &str) -> String {
     refuse(&format!("{PHASE}{text}"))
+}
+
+#[test]
+fn faults_of_the_mock_server() {
+    insta::assert_snapshot!(refuse_after_phase(
+        r#"
+[consumer]
+mock_level = "http"
+mock_delay_ms = 5
+
+[clickhouse.mock]
+delay_ms = 5
+
+[[clickhouse.mock.faults]]
+kind = "outage"
+phase = "b"
+share = 0.5
+
+[[clickhouse.mock.faults]]
+kind = "error"
+status = 503
+code = 252
+
+[[clickhouse.mock.faults]]
+kind = "delay"
+applied_share = 1
+
+[[clickhouse.mock.faults]]
+kind = "throttle"
+for_sec = 0
+
+[[clickhouse.mock.faults]]
+kind = "flood"
+"#
+    ));
+    insta::assert_snapshot!(
+        "a_mock_server_that_nobody_starts",
+        refuse_after_phase("[clickhouse.mock]\ndelay_ms = 5\n")
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn source(text: &str) -> Source {
 }
 
 fn set(path: &str, value: &str) -> Override {
-    Override { path: path.into(), value: value.into(), origin: format!("--set {path}={value}") }
+    let origin = format!("--set {path}={value}");
+    Override { path: path.into(), value: Some(value.into()), origin }
 }
 
 const SMALL: &str = "
@@ -112,14 +113,14 @@ fn secrets_are_masked() {
     plan.postgres.url = Some("host=db user=ann password='hunter2 x'".into());
     plan.postgres.schema_from = Some("postgres://ann:hunter2@db/app?sslmode=require".into());
     plan.clickhouse.mode = ClickhouseMode::Url;
-    plan.clickhouse.url = Some("https://ann:hunter2@ch:8443/?password=hunter2".into());
+    plan.clickhouse.url = Some("https://ann@ch:8443/?password=hunter2&api_token=hunter2".into());
     let masked = plan.masked();
     assert!(!masked.to_toml().contains("hunter2"));
     assert_eq!(
         masked.postgres.schema_from.as_deref(),
         Some("postgres://ann:***@db:5432/app?sslmode=require")
     );
-    assert_eq!(masked.clickhouse.url.as_deref(), Some("https://ann:***@ch:8443/?password=***"));
+    assert_eq!(masked.clickhouse.url.as_deref(), Some("https://ann:***@ch:8443/?api_token=***"));
     assert_eq!(load(&source(&masked.to_toml()), &[]), Ok(masked));
 }
 
@@ -202,4 +203,19 @@ proptest! {
         let _ = load(&source(SMALL), &[set("producer", &value), set("phases.0", &value)]);
         let _ = load(&source(&format!("{SMALL}\n[producer]\nbatch_size = {value}")), &[]);
     }
+}
+
+#[test]
+fn what_is_left_out_by_an_override_has_its_default() {
+    let text =
+        format!("{SMALL}\n[clickhouse]\nmode = \"url\"\nurl = \"http://h\"\ndatabase = \"d\"\n");
+    let leave_out = |path: &str| Override {
+        path: path.into(),
+        value: None,
+        origin: "--mock-clickhouse".into(),
+    };
+    let sets = [set("clickhouse.mode", "mock"), leave_out("clickhouse.url")];
+    let plan = load(&source(&text), &sets).unwrap();
+    assert_eq!((plan.clickhouse.url, plan.clickhouse.database.as_str()), (None, "d"));
+    assert!(load(&source(SMALL), &[leave_out("clickhouse.url")]).is_ok());
 }

@@ -42,6 +42,8 @@ fn reference() -> String {
         ("`[phases.burst]`", "Burst"),
         ("`[postgres]`", "Postgres"),
         ("`[clickhouse]`", "Clickhouse"),
+        ("`[clickhouse.mock]`", "MockServer"),
+        ("`[[clickhouse.mock.faults]]`", "Fault"),
         ("`[producer]`", "Producer"),
         ("`[consumer]`", "Consumer"),
         ("`[profiling]`", "Profiling"),

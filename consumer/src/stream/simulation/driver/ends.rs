@@ -101,6 +101,7 @@ impl World {
         self.machine_confirmed_lsn = start_lsn;
         self.running.clear();
         self.failures.clear();
+        self.failed_at.clear();
         self.next_number = 0;
         // It can't tell what the one before has received of a server that comes back older.
         self.earlier = None;
@@ -264,29 +265,28 @@ impl World {
     /// The sink fails from now on, until the machine gives up.
     fn die(&mut self) -> Step {
         let may_pass = self.draw.chance(70);
-        let (mut tries, mut is_over) = (0, false);
+        let mut is_over = false;
         for _ in 0..3_000 {
             if is_over || self.machine.is_idle() {
                 break;
             }
             match self.next_to_fail()? {
                 Some(Running { job, .. }) => {
-                    tries = job.failures + 1;
-                    *self.failures.entry(job.number).or_default() += 1;
+                    let is_last = self.fail(job.number) || !may_pass;
                     let error = SinkError { failure: Failure::new("dead"), transient: may_pass };
                     is_over = self.machine.flush_ended(job, Err(error), self.now).is_err();
+                    if is_over != is_last {
+                        let how = format!("over: {is_over}, patience is at its end: {is_last}");
+                        return broken(Promise::RetriesEnd, how);
+                    }
                 }
                 None => {
                     self.now = self.machine.deadline().max(self.now + Duration::from_millis(20));
                 }
             }
         }
-        let is_right = match is_over {
-            true => !may_pass || tries == self.plan.max_attempts,
-            false => self.machine.is_idle(),
-        };
-        if !is_right {
-            return broken(Promise::RetriesEnd, format!("over after {tries} tries: {is_over}"));
+        if !is_over && !self.machine.is_idle() {
+            return broken(Promise::RetriesEnd, "what fails for ever is tried for ever");
         }
         self.kill(End::Dead)
     }

@@ -92,6 +92,8 @@ struct World {
     machine_confirmed_lsn: u64,
     running: Vec<Running>,
     failures: BTreeMap<u64, u32>,
+    /// When each of the jobs that failed did so first.
+    failed_at: BTreeMap<u64, Instant>,
     next_number: u64,
     sink: Sink,
     durable: Durable,
@@ -149,6 +151,7 @@ impl World {
             machine_confirmed_lsn: confirmed_lsn,
             running: Vec::new(),
             failures: BTreeMap::new(),
+            failed_at: BTreeMap::new(),
             next_number: 0,
             sink: Sink::default(),
             durable: Durable::default(),
@@ -436,10 +439,6 @@ impl World {
         if !is_next && failures != Some(job.failures) {
             return broken(Promise::RetriesEnd, format!("job {} is none to start", job.number));
         }
-        if job.failures >= self.plan.max_attempts {
-            let how = format!("job {} failed {} times", job.number, job.failures);
-            return broken(Promise::RetriesEnd, how);
-        }
         if self.running.len() >= self.plan.flush_concurrency {
             return broken(Promise::RetriesEnd, "more jobs run at once than may");
         }
@@ -476,7 +475,7 @@ impl World {
 
     fn end_job(&mut self) -> Step {
         let at = self.draw.index(self.running.len());
-        let may_fail = self.running[at].job.failures + 1 < self.plan.max_attempts;
+        let may_fail = !self.is_last_failure(self.running[at].job.number);
         let fails = may_fail && self.draw.chance(self.plan.failures);
         if fails {
             self.is_smooth = false;
@@ -491,6 +490,19 @@ impl World {
         self.at(Boundary::BeforeAcknowledge)?;
         self.report(at, !fails)?;
         self.at(Boundary::AfterAcknowledge)
+    }
+
+    /// Whether a job that fails now has failed for as long as it may.
+    fn is_last_failure(&self, number: u64) -> bool {
+        let failed_at = self.failed_at.get(&number).copied().unwrap_or(self.now);
+        self.now - failed_at >= self.plan.flush_patience
+    }
+
+    /// A job fails now; whether it has failed for as long as it may.
+    fn fail(&mut self, number: u64) -> bool {
+        *self.failures.entry(number).or_default() += 1;
+        self.failed_at.entry(number).or_insert(self.now);
+        self.is_last_failure(number)
     }
 
     fn apply(&mut self, at: usize) -> Step {
@@ -511,7 +523,7 @@ impl World {
             self.failures.insert(job.number, u32::MAX);
             Ok(())
         } else {
-            *self.failures.entry(job.number).or_default() += 1;
+            self.fail(job.number);
             Err(SinkError { failure: Failure::new("simulated"), transient: true })
         };
         self.machine.flush_ended(job, result, self.now).map_err(refused)

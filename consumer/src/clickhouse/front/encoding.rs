@@ -1,0 +1,167 @@
+//! HTTP's own compression of bodies.
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use lz4_flex::frame::{FrameDecoder, FrameEncoder};
+
+use crate::clickhouse::exception::{
+    Kind, LZ4_DECODER_FAILED, ZLIB_INFLATE_FAILED, ZSTD_DECODER_FAILED,
+};
+use crate::sink::compress::Compressor;
+
+/// A compression that both sides know by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Gzip,
+    Deflate,
+    /// LZ4's frames; not ClickHouse's blocks.
+    Lz4,
+    Zstd,
+}
+
+impl Encoding {
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let name = name.trim().to_ascii_lowercase();
+        match &*name {
+            "gzip" | "x-gzip" => Some(Self::Gzip),
+            "deflate" => Some(Self::Deflate),
+            "lz4" => Some(Self::Lz4),
+            "zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// What bytes that are not of this encoding are to ClickHouse.
+    pub(super) fn failure(self) -> Kind {
+        match self {
+            Self::Gzip | Self::Deflate => ZLIB_INFLATE_FAILED,
+            Self::Lz4 => LZ4_DECODER_FAILED,
+            Self::Zstd => ZSTD_DECODER_FAILED,
+        }
+    }
+
+    pub(super) fn decoder(self, body: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+        Ok(match self {
+            Self::Gzip => Box::new(MultiGzDecoder::new(body)),
+            Self::Deflate => Box::new(ZlibDecoder::new(body)),
+            Self::Lz4 => Box::new(FrameDecoder::new(body)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::new(body)?),
+        })
+    }
+}
+
+/// Compresses an answer, part by part.
+pub(super) enum Encoder {
+    Plain,
+    /// ClickHouse's blocks.
+    Blocks(Box<Compressor>),
+    Gzip(GzEncoder<Vec<u8>>),
+    Deflate(ZlibEncoder<Vec<u8>>),
+    Lz4(Box<FrameEncoder<Vec<u8>>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+}
+
+impl Encoder {
+    pub(super) fn blocks() -> Self {
+        Self::Blocks(Box::default())
+    }
+
+    pub(super) fn new(encoding: Option<Encoding>) -> io::Result<Self> {
+        let level = Compression::fast();
+        Ok(match encoding {
+            None => Self::Plain,
+            Some(Encoding::Gzip) => Self::Gzip(GzEncoder::new(Vec::new(), level)),
+            Some(Encoding::Deflate) => Self::Deflate(ZlibEncoder::new(Vec::new(), level)),
+            Some(Encoding::Lz4) => Self::Lz4(Box::new(FrameEncoder::new(Vec::new()))),
+            Some(Encoding::Zstd) => Self::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 1)?),
+        })
+    }
+
+    /// A part's bytes, or fewer: some may come with the next.
+    pub(super) fn push(&mut self, part: Bytes) -> io::Result<Bytes> {
+        match self {
+            Self::Plain => return Ok(part),
+            Self::Blocks(compressor) => {
+                return Ok(Bytes::copy_from_slice(compressor.blocks(&part)));
+            }
+            Self::Gzip(encoder) => encoder.write_all(&part)?,
+            Self::Deflate(encoder) => encoder.write_all(&part)?,
+            Self::Lz4(encoder) => encoder.write_all(&part)?,
+            Self::Zstd(encoder) => encoder.write_all(&part)?,
+        }
+        Ok(self.take())
+    }
+
+    /// What is held back so far.
+    pub(super) fn flush(&mut self) -> io::Result<Bytes> {
+        match self {
+            Self::Plain | Self::Blocks(_) => {}
+            Self::Gzip(encoder) => encoder.flush()?,
+            Self::Deflate(encoder) => encoder.flush()?,
+            Self::Lz4(encoder) => encoder.flush()?,
+            Self::Zstd(encoder) => encoder.flush()?,
+        }
+        Ok(self.take())
+    }
+
+    /// The end.
+    pub(super) fn finish(self) -> io::Result<Bytes> {
+        Ok(match self {
+            Self::Plain | Self::Blocks(_) => Bytes::new(),
+            Self::Gzip(encoder) => encoder.finish()?.into(),
+            Self::Deflate(encoder) => encoder.finish()?.into(),
+            Self::Lz4(encoder) => encoder.finish().map_err(io::Error::other)?.into(),
+            Self::Zstd(encoder) => encoder.finish()?.into(),
+        })
+    }
+
+    fn take(&mut self) -> Bytes {
+        let out = match self {
+            Self::Plain | Self::Blocks(_) => return Bytes::new(),
+            Self::Gzip(encoder) => encoder.get_mut(),
+            Self::Deflate(encoder) => encoder.get_mut(),
+            Self::Lz4(encoder) => encoder.get_mut(),
+            Self::Zstd(encoder) => encoder.get_mut(),
+        };
+        std::mem::take(out).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let parts: Vec<Bytes> = (0..50).map(|n| vec![n; 10_000].into()).collect();
+        for encoding in [Encoding::Gzip, Encoding::Deflate, Encoding::Lz4, Encoding::Zstd] {
+            let mut encoder = Encoder::new(Some(encoding)).unwrap();
+            let mut encoded = Vec::new();
+            for (n, part) in parts.iter().enumerate() {
+                encoded.extend(encoder.push(part.clone()).unwrap());
+                if n % 7 == 0 {
+                    encoded.extend(encoder.flush().unwrap());
+                }
+            }
+            encoded.extend(encoder.finish().unwrap());
+            let mut decoded = Vec::new();
+            let body = io::Cursor::new(encoded);
+            encoding.decoder(body).unwrap().read_to_end(&mut decoded).unwrap();
+            assert_eq!(decoded, parts.concat(), "{}", encoding.name());
+            assert_eq!(Encoding::of(encoding.name()), Some(encoding));
+        }
+    }
+}
