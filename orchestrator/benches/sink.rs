@@ -1,9 +1,15 @@
-//! How fast a preloaded slot is drained into ClickHouse: `cargo bench --bench sink [-- ROWS ROUNDS]`.
+//! How fast a preloaded slot is drained into ClickHouse: `cargo bench --bench sink [-- ROWS ROUNDS
+//! TABLE]`.
 //!
 //! Into the embedded engine and into Debian's server of 2018 (`WALBENCH_CLICKHOUSE18_BIN`, left out
 //! where that is not set), narrow rows (`event`, about 200 B) and wide ones (`task_run`, about 1 KB):
-//! `walbench follow`, and against it the very requests that it had sent, sent again from memory by as
-//! many connections that do nothing else. Both are interleaved, and each begins with an empty table.
+//! `walbench follow`; the same with the replication stream from memory, so that no walsender shares the
+//! cores; and against both the very requests that were sent, sent again from memory by as many
+//! connections that do nothing else. They are interleaved, and each begins with an empty table. How much
+//! of the machine was busy says what could have been faster.
+//!
+//! All of it twice: with ClickHouse on the same cores as everybody else, where whoever uses CPU takes it
+//! from ClickHouse; and with a core for ClickHouse, and one for everybody else, as on two machines.
 //!
 //! Then single inserts of 1,000 rows, one after the other: as `follow` measures them, and from memory.
 #![allow(clippy::unwrap_used, reason = "a measurement that can't go on shall panic")]
@@ -11,14 +17,17 @@
 #[path = "../../producer/tests/it/cluster.rs"]
 mod cluster;
 mod loaded;
+mod replay;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -28,9 +37,12 @@ use walbench_producer::connect;
 
 use cluster::{Cluster, Version};
 use loaded::{LOOK, Loaded, SERVER, drop_slot, load, median};
+use replay::Replay;
 
 /// Connections, as many as the plan's default of flushes under way at once.
 const CONNECTIONS: usize = 4;
+
+const TABLES: [&str; 2] = ["event", "task_run"];
 
 /// A private ClickHouse.
 struct Server {
@@ -41,13 +53,18 @@ struct Server {
 }
 
 impl Server {
-    fn start(name: &'static str, arguments: &[&str]) -> Self {
+    /// The embedded engine, or a server in a folder.
+    fn start(cores: Cores, bin: Option<&String>) -> Self {
+        let name = if bin.is_none() { "embedded" } else { "18.16" };
+        cores.stay_on(CLICKHOUSES);
         let mut child = Command::new(env!("CARGO_BIN_EXE_walbench"))
             .arg("clickhouse")
-            .args(arguments)
+            .args(bin.map(|bin| format!("--clickhouse-bin={bin}")))
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        cores.stay_on_ours();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("http://").unwrap();
@@ -82,30 +99,90 @@ impl Drop for Server {
     }
 }
 
-/// What one round measured.
-struct Round {
-    follow_rows_per_s: f64,
-    memory_rows_per_s: f64,
-    follow_cpu_us_per_row: f64,
+/// What drained a slot.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Follow,
+    /// `follow`, whose replication stream comes from memory.
+    Replayed,
+    /// Its requests, from memory.
+    Requests,
+}
+
+const CONTESTANTS: [Who; 3] = [Who::Follow, Who::Replayed, Who::Requests];
+
+/// What one turn measured.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    rows_per_s: f64,
+    /// Share of the machine's CPU time, by whomever.
+    busy: f64,
+    cpu_us_per_row: f64,
     peak_mb: f64,
 }
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|text| text.parse::<u64>().ok());
     let (rows, rounds) = (numbers.next().unwrap_or(300_000), numbers.next().unwrap_or(5));
+    // cargo adds one of its own.
+    let table = std::env::args().skip(1).find(|text| TABLES.contains(&text.as_str()));
+    let tables: Vec<_> = TABLES
+        .into_iter()
+        .filter(|name| table.as_ref().is_none_or(|table| table == name))
+        .collect();
+    for cores in [Cores::Shared, Cores::Apart] {
+        println!("== {}", cores.text());
+        cores.stay_on_ours();
+        measure(cores, &tables, rows, rounds);
+    }
+}
+
+fn measure(cores: Cores, tables: &[&'static str], rows: u64, rounds: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cluster = Cluster::start_with(Version::Newest, &SERVER, &[]);
     let address = cluster.address();
     let admin = runtime.block_on(connect(&address, "sink")).unwrap().client;
-    let mut servers = vec![Server::start("embedded", &[])];
-    if let Ok(bin) = std::env::var("WALBENCH_CLICKHOUSE18_BIN") {
-        servers.push(Server::start("18.16", &["--clickhouse-bin", &bin]));
-    }
-    for name in ["event", "task_run"] {
+    let debian = std::env::var("WALBENCH_CLICKHOUSE18_BIN").ok();
+    for name in tables.iter().copied() {
         let loaded = runtime.block_on(load(&admin, &address, name, rows));
-        for server in &servers {
-            let bench = Bench { admin: &admin, address: &address, server, loaded: &loaded };
+        for bin in [None, debian.as_ref()].into_iter().take(1 + usize::from(debian.is_some())) {
+            let server = Server::start(cores, bin);
+            let (admin, address) = (&admin, &address);
+            let bench = Bench { admin, address, server: &server, loaded: &loaded };
             runtime.block_on(bench.run(rounds));
+        }
+    }
+}
+
+/// Who runs where.
+#[derive(Clone, Copy)]
+enum Cores {
+    Shared,
+    Apart,
+}
+
+/// ClickHouse's core, and that of all others.
+const CLICKHOUSES: usize = 0;
+const OURS: usize = 1;
+
+impl Cores {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Shared => "all on the same cores",
+            Self::Apart => "a core for ClickHouse, a core for all others",
+        }
+    }
+
+    /// For this thread, and for whatever it starts.
+    fn stay_on_ours(self) {
+        self.stay_on(OURS);
+    }
+
+    fn stay_on(self, cpu: usize) {
+        if matches!(self, Self::Apart) {
+            let mut set = CpuSet::new();
+            set.set(cpu).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &set).unwrap();
         }
     }
 }
@@ -119,63 +196,77 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn run(&self, rounds: u64) {
-        let requests = self.recorded().await;
+        let replay = self.replay();
+        let requests = self.recorded(&replay).await;
         let mut measured = Vec::new();
-        for round in 0..rounds {
-            let mut turn = [None, None];
-            for step in 0..2 {
-                self.empty();
+        for round in 0..rounds as usize {
+            let mut turns = [Turn::default(); CONTESTANTS.len()];
+            for step in 0..CONTESTANTS.len() {
                 // Nobody always comes first.
-                let who = ((round + step) % 2) as usize;
-                turn[who] = Some(match who {
-                    0 => Turn::Follow(self.follow(&self.server.address, CONNECTIONS).await),
-                    _ => Turn::Memory(self.send(&requests)),
-                });
-                self.check();
+                let who = (round + step) % CONTESTANTS.len();
+                turns[who] = self.turn(CONTESTANTS[who], &replay, &requests).await;
             }
-            let [Some(Turn::Follow(report)), Some(Turn::Memory(seconds))] = turn else { panic!() };
-            let number = |key: &str| report[key].as_f64().unwrap();
-            let round = Round {
-                follow_rows_per_s: number("rows_per_s"),
-                memory_rows_per_s: self.loaded.rows as f64 / seconds,
-                follow_cpu_us_per_row: number("cpu_us_per_row"),
-                peak_mb: number("max_rss_bytes") / 1e6,
-            };
-            eprintln!(
-                "{} {}: follow {:.0}, from memory {:.0} rows/s",
-                self.server.name,
-                self.loaded.name,
-                round.follow_rows_per_s,
-                round.memory_rows_per_s
-            );
-            measured.push(round);
+            let rates = turns.map(|turn| format!("{:.0}", turn.rows_per_s)).join(", ");
+            eprintln!("{} {}: {rates} rows/s", self.server.name, self.loaded.name);
+            measured.push(turns);
         }
         self.report(&measured);
-        self.single(&requests).await;
+        self.single(&replay, &requests).await;
     }
 
-    fn report(&self, rounds: &[Round]) {
-        let of = |get: fn(&Round) -> f64| median(rounds.iter().map(get));
-        println!(
-            "{} into {}: follow {:.0} rows/s, from memory {:.0}, ratio {:.2} (medians of {}); {:.2} µs of \
-             CPU a row, at most {:.1} MB",
-            self.loaded.name,
-            self.server.name,
-            of(|r| r.follow_rows_per_s),
-            of(|r| r.memory_rows_per_s),
-            of(|r| r.follow_rows_per_s / r.memory_rows_per_s),
-            rounds.len(),
-            of(|r| r.follow_cpu_us_per_row),
-            of(|r| r.peak_mb),
-        );
+    async fn turn(&self, who: Who, replay: &Replay, requests: &[Vec<u8>]) -> Turn {
+        self.empty();
+        let before = CpuTime::now();
+        let (rows_per_s, report) = match who {
+            Who::Requests => (self.loaded.rows as f64 / self.send(requests), None),
+            Who::Follow | Who::Replayed => {
+                let folder = match who {
+                    Who::Replayed => replay.folder(),
+                    _ => self.postgres_folder(),
+                };
+                let report = self.follow(&self.server.address, folder, CONNECTIONS).await;
+                (report["rows_per_s"].as_f64().unwrap(), Some(report))
+            }
+        };
+        let busy = CpuTime::now().busy_since(&before);
+        self.check();
+        let number = |key: &str| report.as_ref().map_or(0.0, |r| r[key].as_f64().unwrap());
+        let (cpu_us_per_row, peak_mb) = (number("cpu_us_per_row"), number("max_rss_bytes") / 1e6);
+        Turn { rows_per_s, busy, cpu_us_per_row, peak_mb }
+    }
+
+    fn report(&self, rounds: &[[Turn; CONTESTANTS.len()]]) {
+        let of = |get: &dyn Fn(&[Turn; 3]) -> f64| median(rounds.iter().map(get));
+        println!("{} into {}, medians of {}:", self.loaded.name, self.server.name, rounds.len());
+        for (who, name) in
+            ["follow", "follow, stream from memory", "requests from memory"].into_iter().enumerate()
+        {
+            println!(
+                "  {name}: {:.0} rows/s, {:.2} of the requests', {:.0} % of the machine busy; {:.2} µs of CPU \
+                 a row, at most {:.1} MB",
+                of(&|turns| turns[who].rows_per_s),
+                of(&|turns| turns[who].rows_per_s / turns[2].rows_per_s),
+                of(&|turns| turns[who].busy * 100.0),
+                of(&|turns| turns[who].cpu_us_per_row),
+                of(&|turns| turns[who].peak_mb),
+            );
+        }
     }
 
     /// Inserts one after the other.
-    async fn single(&self, requests: &[Vec<u8>]) {
-        self.empty();
-        let report = self.follow(&self.server.address, 1).await;
-        let at = |key: &str| report["flush_us"][key].as_f64().unwrap() / 1e3;
-        let (p50, p99) = (at("p50"), at("p99"));
+    async fn single(&self, replay: &Replay, requests: &[Vec<u8>]) {
+        for (name, folder) in
+            [("follow", self.postgres_folder()), ("follow, stream from memory", replay.folder())]
+        {
+            self.empty();
+            let report = self.follow(&self.server.address, folder, 1).await;
+            let at = |key: &str| report["flush_us"][key].as_f64().unwrap() / 1e3;
+            println!(
+                "  one insert of 1,000 rows, {name}: p50 {:.2} ms, p99 {:.2} ms",
+                at("p50"),
+                at("p99")
+            );
+        }
         self.empty();
         let mut connection = Connection::open(&self.server.address);
         let mut times: Vec<f64> = requests
@@ -188,13 +279,9 @@ impl Bench<'_> {
             .collect();
         times.sort_by(f64::total_cmp);
         let place = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        let (p50, p99) = (place(0.5), place(0.99));
         println!(
-            "{} into {}: one insert of 1,000 rows: follow p50 {p50:.2} ms, p99 {p99:.2} ms; from memory \
-             p50 {:.2} ms, p99 {:.2} ms",
-            self.loaded.name,
-            self.server.name,
-            place(0.5),
-            place(0.99),
+            "  one insert of 1,000 rows, request from memory: p50 {p50:.2} ms, p99 {p99:.2} ms"
         );
     }
 
@@ -210,11 +297,20 @@ impl Bench<'_> {
         assert_eq!(self.server.ask(&count), self.loaded.rows.to_string());
     }
 
-    /// `walbench follow` into a server, or somebody on the way to it; its report.
-    async fn follow(&self, address: &str, connections: usize) -> Value {
+    fn postgres_folder(&self) -> &Path {
+        let Host::Unix(folder) = &self.address.host else { panic!("the server has a Unix socket") };
+        folder
+    }
+
+    fn replay(&self) -> Replay {
+        Replay::of(self.postgres_folder(), self.address.port)
+    }
+
+    /// `walbench follow` into a server, or somebody on the way to it, of PostgreSQL at a socket in a
+    /// folder; its report.
+    async fn follow(&self, address: &str, folder: &Path, connections: usize) -> Value {
         let copy = "SELECT pg_copy_logical_replication_slot($1, 'drain')";
         self.admin.execute(copy, &[&self.loaded.name]).await.unwrap();
-        let Host::Unix(folder) = &self.address.host else { panic!("the server has a Unix socket") };
         let folder = folder.display().to_string().replace('/', "%2F");
         let Loaded { name, end, .. } = self.loaded;
         let output = Command::new(env!("CARGO_BIN_EXE_walbench"))
@@ -230,8 +326,8 @@ impl Bench<'_> {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The requests of inserts as `follow` sends them.
-    async fn recorded(&self) -> Vec<Vec<u8>> {
+    /// The requests of inserts as `follow` sends them; the stream is recorded as well.
+    async fn recorded(&self, replay: &Replay) -> Vec<Vec<u8>> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let through = listener.local_addr().unwrap().to_string();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -243,7 +339,8 @@ impl Bench<'_> {
             }
         });
         self.empty();
-        self.follow(&through, CONNECTIONS).await;
+        self.follow(&through, replay.folder(), CONNECTIONS).await;
+        replay.assert_recorded();
         std::thread::sleep(LOOK);
         let heard = heard.lock().unwrap();
         let requests = heard.iter().flat_map(|bytes: &Vec<u8>| requests(bytes));
@@ -273,9 +370,24 @@ impl Bench<'_> {
     }
 }
 
-enum Turn {
-    Follow(Value),
-    Memory(f64),
+/// CPU time of the whole machine, in ticks (`/proc/stat`).
+struct CpuTime {
+    all: u64,
+    idle: u64,
+}
+
+impl CpuTime {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap();
+        let ticks = stat.lines().next().unwrap().split_whitespace().skip(1);
+        // Guests' time is in the users' already.
+        let ticks: Vec<u64> = ticks.take(8).map(|text| text.parse().unwrap()).collect();
+        Self { all: ticks.iter().sum(), idle: ticks[3] + ticks[4] }
+    }
+
+    fn busy_since(&self, before: &Self) -> f64 {
+        1.0 - (self.idle - before.idle) as f64 / (self.all - before.all) as f64
+    }
 }
 
 /// Passes bytes on, and keeps those of the client.

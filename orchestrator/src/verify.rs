@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use walbench_consumer::verify::{
-    Difference, Finding, Options, TableVerified, Verdict, Verified, verify,
+    Difference, Finding, Options, Sampled, TableVerified, Verdict, Verified, verify,
 };
 use walbench_metrics::Failure;
 use walbench_results::count;
@@ -111,6 +111,9 @@ fn put_findings(text: &mut String, table: &TableVerified) {
     if let Some(problem) = problem {
         let _ = writeln!(said, "  not compared: {problem}");
     }
+    if let Some(sampled) = &table.sampled {
+        let _ = writeln!(said, "  {}", how_sampled(sampled));
+    }
     for column in columns {
         let _ = writeln!(said, "  column {}: {}", column.column, column.problem);
     }
@@ -133,6 +136,15 @@ fn put_findings(text: &mut String, table: &TableVerified) {
     }
     if !said.is_empty() {
         let _ = writeln!(text, "{name}\n{said}");
+    }
+}
+
+fn how_sampled(sampled: &Sampled) -> String {
+    match sampled {
+        Sampled::KeyRange { column, ranges } => {
+            format!("sampled by {ranges} ranges of {column}, read by themselves")
+        }
+        Sampled::KeyHash => "sampled by the hash of its keys: all of it was read".into(),
     }
 }
 
@@ -167,9 +179,8 @@ fn verdict(verified: &Verified) -> String {
     let Verified { verdict, sample, seconds, tables } = verified;
     let rows: u64 = tables.iter().map(|table| table.counts.postgres_rows).sum();
     let differing: u64 = tables.iter().map(|table| table.counts.differing()).sum();
-    let all = sample.map_or_else(String::new, |share| {
-        format!(" of a sample, {} % of the keys,", share * 100.0)
-    });
+    let all =
+        sample.map_or_else(String::new, |share| format!(" of a sample of {} %", share * 100.0));
     let compared = format!("{} rows{all} compared in {seconds:.1} s", count(rows));
     match verdict {
         Verdict::Nothing => "INCONCLUSIVE: the publication has no tables".into(),

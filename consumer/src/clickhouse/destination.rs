@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A query that was to be killed may take so long to notice.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// ClickHouse's code of a query that can't be killed now.
+const CANNOT_KILL: u32 = 380;
+
 /// A server that can't be reached at the start has so long to be there: an address may be wrong.
 const UNREACHED_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -457,16 +460,18 @@ const ANOTHER_TABLE: &str = "rename or drop that table, or name another database
 /// Kills the queries that a condition names, and waits until they have ended.
 async fn end_queries(server: &Server, which: &str) -> Result<(), ClickhouseError> {
     let left = format!("SELECT count() FROM system.processes WHERE {which}");
-    if server.text(&left).await? == "0" {
-        return Ok(());
-    }
-    server.execute(&format!("KILL QUERY WHERE {which} ASYNC")).await?;
+    let kill = format!("KILL QUERY WHERE {which} ASYNC");
     let deadline = Instant::now() + KILL_TIMEOUT;
     while server.text(&left).await? != "0" {
         if Instant::now() >= deadline {
             return Err(ClickhouseError::passing(
                 "an insert whose end nobody heard of is at work still".into(),
             ));
+        }
+        match server.execute(&kill).await {
+            // For a moment at a query's beginning and end there is nothing in it that could be killed.
+            Err(error) if error.code == Some(CANNOT_KILL) => {}
+            killed => killed?,
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -109,18 +109,38 @@ fn lacks_send(table: &Table) -> bool {
 
 impl Relation {
     /// The COPY of some pages.
-    pub(super) fn copy(&self, published: &Published, pages: &Range<u32>) -> String {
-        let form = if published.format == Format::Binary { "binary" } else { "text" };
+    pub(super) fn copy_pages(&self, published: &Published, pages: &Range<u32>) -> String {
         let Range { start, end } = pages;
-        let mut select = self.select(published);
-        let _ = write!(
-            select,
-            " WHERE ctid >= '({start},0)'::pg_catalog.tid AND ctid < '({end},0)'::pg_catalog.tid"
-        );
-        if let Some(filter) = &self.filter {
-            let _ = write!(select, " AND ({filter})");
-        }
+        let pages =
+            format!("ctid >= '({start},0)'::pg_catalog.tid AND ctid < '({end},0)'::pg_catalog.tid");
+        self.copy(published, Some(&pages))
+    }
+
+    /// The COPY of rows that meet a condition.
+    pub(super) fn copy(&self, published: &Published, condition: Option<&str>) -> String {
+        let form = if published.format == Format::Binary { "binary" } else { "text" };
+        let select = self.select(published) + &self.conditions(condition);
         format!("COPY ({select}) TO STDOUT (FORMAT {form})")
+    }
+
+    /// Values of a column, as text: of the rows of about so many percent of its pages.
+    pub(super) fn some_values(&self, column: &str, percent: f64) -> String {
+        let column = quote_identifier(column);
+        format!(
+            "SELECT {column}::pg_catalog.text FROM ONLY {} TABLESAMPLE SYSTEM ({percent}){}",
+            self.sql_name,
+            self.conditions(None)
+        )
+    }
+
+    /// Which rows: those that are published, and of those these.
+    fn conditions(&self, condition: Option<&str>) -> String {
+        let all: Vec<_> = [condition, self.filter.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(|condition| format!("({condition})"))
+            .collect();
+        if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
     /// Checks that its columns are of the types that the plan was made with, and keeps it from being
@@ -264,16 +284,22 @@ mod tests {
 
     #[test]
     fn a_chunk_is_asked_for_by_its_pages() {
-        let plain = relation(None).copy(&published(&["id", "a\"b"], 20), &(0..9));
+        let plain = relation(None).copy_pages(&published(&["id", "a\"b"], 20), &(0..9));
         assert_eq!(
             plain,
             "COPY (SELECT \"id\", \"a\"\"b\" FROM ONLY \"public\".\"t\" \
-             WHERE ctid >= '(0,0)'::pg_catalog.tid AND ctid < '(9,0)'::pg_catalog.tid) \
+             WHERE (ctid >= '(0,0)'::pg_catalog.tid AND ctid < '(9,0)'::pg_catalog.tid)) \
              TO STDOUT (FORMAT binary)"
         );
         // A type that is known by its OID alone is read as text.
-        let filtered = relation(Some("a > 1 OR b")).copy(&published(&["a"], 99_999), &(5..6));
-        assert!(filtered.ends_with("AND (a > 1 OR b)) TO STDOUT (FORMAT text)"), "{filtered}");
+        let filtered = relation(Some("a > 1 OR b")).copy_pages(&published(&["a"], 99_999), &(5..6));
+        assert!(filtered.ends_with(") AND (a > 1 OR b)) TO STDOUT (FORMAT text)"), "{filtered}");
+        let values = relation(Some("a > 1")).some_values("a\"b", 2.5);
+        assert_eq!(
+            values,
+            "SELECT \"a\"\"b\"::pg_catalog.text FROM ONLY \"public\".\"t\" TABLESAMPLE SYSTEM (2.5) \
+             WHERE (a > 1)"
+        );
         // aclitem has no binary form, which COPY refuses and the stream does not.
         assert_eq!(published(&["a"], 1033).format, Format::Text);
     }

@@ -17,6 +17,9 @@ use crate::replication::{Connection, ReplicationError};
 use crate::rowbinary::Table;
 use crate::thread::StartError;
 
+/// Pages of a table that its values are sampled from.
+const SAMPLED_PAGES: f64 = 1_000.0;
+
 /// Ends what reads, whoever asks for it and however often.
 #[derive(Debug)]
 pub(crate) struct Stop(Gate);
@@ -73,20 +76,45 @@ impl<'a> Snapshot<'a> {
         self.published.iter().map(|published| &published.table)
     }
 
-    /// Hands each row of a table, given by its place among the tables, to `each`.
+    /// Values of a column of a table, given by its place among the tables, as text: all of them, or
+    /// those of some pages of a large one.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) fn some_values(
+        &mut self,
+        table: usize,
+        column: &str,
+    ) -> Result<Vec<String>, Failure> {
+        let Self { session, relations, .. } = self;
+        let of_it = || relations.iter().filter(|relation| relation.published == table);
+        let pages: u64 = of_it().map(|relation| u64::from(relation.size.pages)).sum();
+        let percent = (100.0 * SAMPLED_PAGES / pages.max(1) as f64).min(100.0);
+        let mut values = Vec::new();
+        for relation in of_it() {
+            let what = format!("to read {}", relation.sql_name);
+            let rows = session.query(&what, &relation.some_values(column, percent));
+            values.extend(rows.map_err(failure)?.into_iter().flatten().flatten());
+        }
+        Ok(values)
+    }
+
+    /// Hands each row of a table, given by its place among the tables, to `each`; those that meet a
+    /// condition, if there is one.
     ///
     /// # Errors
     /// The connection's, or that of `each`.
     pub(crate) fn read(
         &mut self,
         table: usize,
+        condition: Option<&str>,
         mut each: impl FnMut(Tuple<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let Self { session, published, relations } = self;
         let published = &published[table];
         for relation in relations.iter().filter(|relation| relation.published == table) {
             let mut rows = Rows::new(published.format, published.columns);
-            let sql = relation.copy(published, &(0..relation.size.pages));
+            let sql = relation.copy(published, condition);
             let what = format!("to read {}", relation.sql_name);
             let each = |tuple: Tuple<'_>| each(tuple).map_err(Trouble::Failed);
             session.copy(&what, &sql, &mut rows, each).map_err(failure)?;

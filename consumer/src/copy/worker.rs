@@ -152,7 +152,7 @@ impl<'a> Worker<'a> {
         let mut writer = Writer::new(handing, &tally, &table.table, relation.published, *version);
         let mut rows = Rows::new(table.format, table.columns);
         let what = format!("to copy {}", relation.sql_name);
-        let sql = relation.copy(table, &chunk.pages);
+        let sql = relation.copy_pages(table, &chunk.pages);
         let copied = session.copy(&what, &sql, &mut rows, |tuple| writer.row(tuple));
         let finished = copied.and_then(|()| writer.cut());
         self.has_begun |= writer.has_begun();

@@ -155,11 +155,18 @@ fn base(sql_type: &str) -> (String, bool) {
 }
 
 impl Alignment {
-    /// Asks for all row versions.
-    pub(super) fn query(&self, sql_name: &str) -> String {
+    /// Asks for all row versions; of rows that meet a condition, if there is one.
+    pub(super) fn query(&self, sql_name: &str, condition: Option<&str>) -> String {
         let marks = ["_version", "_is_deleted"].map(quote_name);
         let list: Vec<_> = self.select.iter().chain(&marks).map(String::as_str).collect();
-        format!("SELECT {} FROM {sql_name} FORMAT RowBinary", list.join(", "))
+        let condition = condition.map_or_else(String::new, |c| format!(" WHERE {c}"));
+        format!("SELECT {} FROM {sql_name}{condition} FORMAT RowBinary", list.join(", "))
+    }
+
+    /// The first column of the key, if its values are the same on both sides as they stand there.
+    pub(super) fn first_of_key(&self) -> Option<&Column> {
+        let first = self.here.columns.iter().find(|column| column.key)?;
+        self.select.contains(&quote_name(&first.name)).then_some(first)
     }
 }
 
@@ -218,7 +225,7 @@ mod tests {
             let aligned = aligned(version, &types).unwrap();
             assert_eq!((&aligned.here, &aligned.there), (&table(), &table()));
             assert_eq!(
-                aligned.query("`d`.`t`"),
+                aligned.query("`d`.`t`", None),
                 "SELECT `id`, `at`, `note`, `tags`, `_version`, `_is_deleted` FROM `d`.`t` \
                  FORMAT RowBinary"
             );
@@ -235,7 +242,7 @@ mod tests {
         ];
         let wider = aligned(NEW, &types).unwrap();
         assert_eq!(
-            wider.query("t"),
+            wider.query("t", None),
             "SELECT accurateCastOrNull(`id`, 'Int32'), toNullable(`at`), \
              toNullable(toString(`note`)), CAST(`tags`, 'Array(Nullable(String))'), `_version`, \
              `_is_deleted` FROM t FORMAT RowBinary"

@@ -18,6 +18,7 @@
 mod alignment;
 mod compare;
 mod finding;
+mod ranges;
 mod record;
 mod sorter;
 mod stored;
@@ -34,6 +35,7 @@ use walbench_phases::address::PostgresAddress;
 use walbench_phases::clickhouse::ClickhouseAddress;
 use walbench_phases::plan::Consumer;
 
+use crate::backoff::random_seed;
 use crate::clickhouse::client::Clients;
 use crate::clickhouse::ddl::{Place, destination_name};
 use crate::clickhouse::error::ClickhouseError;
@@ -46,6 +48,7 @@ pub use compare::{Class, Counts};
 use compare::{Differing, compare};
 use finding::Chosen;
 pub use finding::{Difference, Finding};
+use ranges::Ranges;
 use record::{Hash, Record, Recorder};
 use sorter::Sorter;
 use stored::RowError;
@@ -65,8 +68,7 @@ pub struct Options {
     pub tables: Vec<String>,
     /// How many differing rows of a table are shown.
     pub show: usize,
-    /// The share of keys that is compared, above 0 and up to 1; all without it. It spares memory,
-    /// and not the reading.
+    /// The share of rows that is compared, above 0 and up to 1; all without it. See [`Sampled`].
     pub sample: Option<f64>,
     /// Memory for what is kept of rows, in bytes.
     pub memory_bytes: u64,
@@ -92,7 +94,7 @@ impl Default for Options {
 pub struct Verified {
     /// The verdict.
     pub verdict: Verdict,
-    /// The share of keys that was compared; all without it.
+    /// The share of rows that was to be compared; all without it.
     pub sample: Option<f64>,
     /// How long it took.
     pub seconds: f64,
@@ -125,6 +127,8 @@ pub struct TableVerified {
     pub problem: Option<String>,
     /// Columns that are not compared.
     pub columns: Vec<ColumnProblem>,
+    /// Which of its rows were compared; all without it.
+    pub sampled: Option<Sampled>,
     /// Rows, and how they compare.
     #[serde(flatten)]
     pub counts: Counts,
@@ -135,6 +139,22 @@ pub struct TableVerified {
     pub final_rows: Option<u64>,
     /// Some of the rows that differ.
     pub findings: Vec<Finding>,
+}
+
+/// How the rows of a sample are chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Sampled {
+    /// Ranges of the key are read, and nothing else, where both sides have an index for that.
+    KeyRange {
+        /// The key's first column.
+        column: String,
+        /// How many.
+        ranges: usize,
+    },
+    /// All rows are read, and those of some keys compared: the table is small, has no key, or one
+    /// whose order is not the same on both sides.
+    KeyHash,
 }
 
 impl TableVerified {
@@ -192,6 +212,15 @@ struct Verifier {
     runtime: Runtime,
 }
 
+/// Which rows are looked at.
+#[derive(Clone, Debug)]
+enum Look {
+    /// All, or those of a sample.
+    First,
+    /// Those of keys that differed.
+    Again { ranges: Option<Ranges>, keys: Keys },
+}
+
 /// Which keys are compared.
 #[derive(Clone, Debug)]
 enum Keys {
@@ -202,9 +231,11 @@ enum Keys {
 }
 
 impl Keys {
-    fn sampled(share: Option<f64>) -> Self {
+    const ALL: Self = Self::Share(u64::MAX);
+
+    fn sampled(share: f64) -> Self {
         // A float becomes the nearest number that there is.
-        Self::Share(share.map_or(u64::MAX, |share| (share * u64::MAX as f64) as u64))
+        Self::Share((share * u64::MAX as f64) as u64)
     }
 
     #[inline]
@@ -240,10 +271,9 @@ impl Verifier {
         let mut snapshot = self.snapshot(stop)?;
         let (mut tables, mut open) = (Vec::new(), Vec::new());
         for (index, table) in self.chosen_tables(&snapshot)? {
-            let keys = Keys::sampled(self.options.sample);
-            let (verified, differing) =
-                self.verify_table(&mut snapshot, index, &table, &keys, stop)?;
-            open.extend(differing.map(|keys| (tables.len(), table.name.clone(), keys)));
+            let (verified, again) =
+                self.verify_table(&mut snapshot, index, &table, Look::First, stop)?;
+            open.extend(again.map(|look| (tables.len(), table.name.clone(), look)));
             tables.push(verified);
         }
         snapshot.close();
@@ -289,31 +319,31 @@ impl Verifier {
     fn look_again(
         &self,
         tables: &mut [TableVerified],
-        open: Vec<(usize, String, Keys)>,
+        open: Vec<(usize, String, Look)>,
         stop: &Stop,
-    ) -> Result<Vec<(usize, String, Keys)>, StartError> {
+    ) -> Result<Vec<(usize, String, Look)>, StartError> {
         let mut snapshot = self.snapshot(stop)?;
         let mut still_open = Vec::new();
-        for (place, name, keys) in open {
+        for (place, name, look) in open {
             let table = snapshot.tables().cloned().enumerate().find(|(_, t)| t.name == name);
             let Some((index, table)) = table else { continue };
-            let (now, differing) = self.verify_table(&mut snapshot, index, &table, &keys, stop)?;
+            let (now, again) = self.verify_table(&mut snapshot, index, &table, look, stop)?;
             tables[place].take_later(now);
-            still_open.extend(differing.map(|keys| (place, name, keys)));
+            still_open.extend(again.map(|look| (place, name, look)));
         }
         snapshot.close();
         Ok(still_open)
     }
 
-    /// Compares a table; beside that, which keys of it are to be looked at again.
+    /// Compares a table; beside that, what of it is to be looked at again.
     fn verify_table(
         &self,
         snapshot: &mut Snapshot<'_>,
         index: usize,
         table: &Table,
-        keys: &Keys,
+        look: Look,
         stop: &Stop,
-    ) -> Result<(TableVerified, Option<Keys>), Failure> {
+    ) -> Result<(TableVerified, Option<Look>), Failure> {
         let destination = destination_name(table);
         let mut verified = TableVerified {
             table: table.name.clone(),
@@ -321,6 +351,7 @@ impl Verifier {
             has_key: table.has_key(),
             problem: None,
             columns: Vec::new(),
+            sampled: None,
             counts: Counts::default(),
             settled: 0,
             final_rows: None,
@@ -332,7 +363,7 @@ impl Verifier {
         let alignment = match align(&self.place, table, &theirs) {
             Ok(alignment) => alignment,
             Err(problem) => {
-                snapshot.read(index, |_| {
+                snapshot.read(index, None, |_| {
                     verified.counts.postgres_rows += 1;
                     Ok(())
                 })?;
@@ -340,17 +371,53 @@ impl Verifier {
                 // A table is made there with its first row.
                 let is_empty = theirs.is_empty() && verified.counts.postgres_rows == 0;
                 verified.problem = (!is_empty).then_some(problem);
-                return Ok((verified, Some(keys.clone())));
+                return Ok((verified, Some(Look::First)));
             }
         };
-        let mut reading =
-            Reading { verifier: self, snapshot, index, destination, alignment: &alignment, stop };
-        let (counts, chosen, differing) = reading.compare(keys)?;
+        let (ranges, keys) = match look {
+            Look::First => self.sampled(snapshot, index, &alignment)?,
+            Look::Again { ranges, keys } => (ranges, keys),
+        };
+        verified.sampled = self.options.sample.map(|_| match &ranges {
+            Some(ranges) => {
+                Sampled::KeyRange { column: ranges.column.clone(), ranges: ranges.count() }
+            }
+            None => Sampled::KeyHash,
+        });
+        let mut reading = Reading {
+            verifier: self,
+            snapshot,
+            index,
+            destination,
+            alignment: &alignment,
+            ranges: ranges.as_ref(),
+            stop,
+        };
+        let (counts, chosen, differing) = reading.compare(&keys)?;
         verified.final_rows = self.final_rows(destination, table, stop)?;
         verified.findings = reading.show(chosen)?;
         verified.counts = counts;
         verified.columns = alignment.problems;
-        Ok((verified, (!differing.is_empty()).then_some(Keys::These(differing))))
+        let is_open = !differing.is_empty();
+        Ok((verified, is_open.then(|| Look::Again { ranges, keys: Keys::These(differing) })))
+    }
+
+    /// Which rows of a table are compared at the first look.
+    fn sampled(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        index: usize,
+        alignment: &Alignment,
+    ) -> Result<(Option<Ranges>, Keys), Failure> {
+        let Some(share) = self.options.sample else { return Ok((None, Keys::ALL)) };
+        let ordered = alignment.first_of_key().filter(|column| ranges::has_ranges(column));
+        if let Some(column) = ordered {
+            let values = snapshot.some_values(index, &column.name)?;
+            if let Some(ranges) = Ranges::draw(column, values, share, random_seed()) {
+                return Ok((Some(ranges), Keys::ALL));
+            }
+        }
+        Ok((None, Keys::sampled(share)))
     }
 
     /// Rows as ClickHouse counts them, if that can be compared.
@@ -402,6 +469,7 @@ struct Reading<'a, 'b> {
     index: usize,
     destination: &'a str,
     alignment: &'a Alignment,
+    ranges: Option<&'a Ranges>,
     stop: &'a Stop,
 }
 
@@ -463,13 +531,15 @@ impl Reading<'_, '_> {
         Ok(findings)
     }
 
-    /// Reads all rows of PostgreSQL's and all versions of ClickHouse's, at once.
+    /// Reads all rows of PostgreSQL's and all versions of ClickHouse's, or those in the ranges, at once.
     fn read(
         &mut self,
         here: impl FnMut(Record, &[u8]) -> Result<(), Failure>,
         there: impl FnMut(Record, &[u8]) -> Result<(), Failure> + Send,
     ) -> Result<(), Failure> {
-        let Self { verifier, snapshot, index, destination, alignment, stop } = self;
+        let Self { verifier, snapshot, index, destination, alignment, ranges, stop } = self;
+        let conditions = ranges.map(|ranges| [ranges.postgres(), ranges.clickhouse()]);
+        let [here_if, there_if] = [0, 1].map(|side| conditions.as_ref().map(|c| c[side].as_str()));
         let first = OnceLock::new();
         let fail = |failure: Failure| {
             // The other one is told to stop, and says so: that is not why.
@@ -478,11 +548,11 @@ impl Reading<'_, '_> {
         };
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let sql = alignment.query(&verifier.place.sql_name(destination));
+                let sql = alignment.query(&verifier.place.sql_name(destination), there_if);
                 let read = read_there(&verifier.client, &sql, alignment, stop, there);
                 verifier.runtime.block_on(read).unwrap_or_else(fail);
             });
-            read_here(snapshot, *index, alignment, here).unwrap_or_else(fail);
+            read_here(snapshot, *index, here_if, alignment, here).unwrap_or_else(fail);
         });
         first.into_inner().map_or(Ok(()), Err)
     }
@@ -491,12 +561,13 @@ impl Reading<'_, '_> {
 fn read_here(
     snapshot: &mut Snapshot<'_>,
     index: usize,
+    condition: Option<&str>,
     alignment: &Alignment,
     mut each: impl FnMut(Record, &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut recorder = Recorder::new(alignment.here.clone(), alignment.compared.clone());
     let mut row = Vec::new();
-    snapshot.read(index, |tuple| {
+    snapshot.read(index, condition, |tuple| {
         row.clear();
         let encoded = recorder.table().encode(tuple, None, RowKind::Present, 0, &mut row);
         encoded.map_err(|error| unencodable(&error))?;

@@ -22,6 +22,7 @@ mod turns;
 mod type_values;
 
 mod arrows;
+mod bad_inserts;
 mod bad_plans;
 mod changes;
 mod clean;

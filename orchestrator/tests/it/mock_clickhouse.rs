@@ -15,14 +15,14 @@ use crate::home::{Home, Running, entries};
 use crate::processes::{PATIENCE, of_folder, until};
 
 /// A mock in a folder of its own.
-struct Mock {
+pub(crate) struct Mock {
     running: Running,
     address: String,
     home: Home,
 }
 
 impl Mock {
-    fn start(faults: &str) -> Self {
+    pub(crate) fn start(faults: &str) -> Self {
         let home = Home::new();
         let command = home.walbench(["clickhouse", "--mock"]).set("clickhouse.mock.faults", faults);
         let mut running = command.start();
@@ -33,6 +33,11 @@ impl Mock {
 
     fn url(&self) -> String {
         format!("http://{}/", self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// What it answers; nothing while it is away.
@@ -62,7 +67,7 @@ impl Mock {
     }
 
     /// Ends it in order, and looks for what is left; what it has counted.
-    fn end(self) -> String {
+    pub(crate) fn end(self) -> String {
         self.running.signal(Signal::SIGTERM);
         let ended = self.running.ended().with_code(0);
         self.home.assert_clean();

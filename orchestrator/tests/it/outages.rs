@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::clickhouse::{Kind, Private, debian};
 use crate::cluster::{Cluster, Version};
@@ -30,6 +31,7 @@ on_both_kinds![
     one_that_hangs_is_waited_for,
     patience_ends,
     of_several_the_one_that_is_there_is_asked,
+    an_insert_that_outlives_its_sender,
 ];
 
 /// What somebody on the way does with bytes, instead of passing them on.
@@ -68,6 +70,10 @@ const ALWAYS: u64 = u64::MAX;
 const HANGING: Duration = Duration::from_millis(700);
 const INSERT_TIMEOUT: (&str, &str) = ("clickhouse.insert_timeout_sec", "0.5");
 
+/// So much of an insert is passed on before its end is held back: old servers read a megabyte, and
+/// then look what is asked.
+const PASSED_BYTES: usize = 1_500_000;
+
 /// Stands between walbench and a server.
 struct Proxy {
     address: SocketAddr,
@@ -81,6 +87,10 @@ struct Way {
     one_in: AtomicU64,
     faults: AtomicU64,
     draw: Mutex<Draw>,
+    /// The next insert's end is held back.
+    holds: AtomicBool,
+    held: Notify,
+    let_go: Notify,
 }
 
 impl Proxy {
@@ -88,8 +98,15 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (one_in, draw) = (AtomicU64::new(one_in), Mutex::new(Draw::new()));
-        let way = Way { upstream: upstream.into(), one_in, faults: AtomicU64::new(0), draw };
-        let way = Arc::new(way);
+        let way = Arc::new(Way {
+            upstream: upstream.into(),
+            one_in,
+            faults: AtomicU64::new(0),
+            draw,
+            holds: AtomicBool::new(false),
+            held: Notify::new(),
+            let_go: Notify::new(),
+        });
         let each = way.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -126,6 +143,7 @@ impl Way {
     async fn pass_on(&self, mut client: TcpStream) {
         let Ok(mut server) = TcpStream::connect(&self.upstream).await else { return };
         let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+        let mut held_after = None;
         loop {
             tokio::select! {
                 read = client.read(&mut asked) => {
@@ -148,6 +166,15 @@ impl Way {
                     }
                     if server.write_all(&asked[..length]).await.is_err() {
                         return;
+                    }
+                    let is_insert = asked[..length].windows(6).any(|word| word == b"INSERT");
+                    if is_insert && self.holds.swap(false, Ordering::Relaxed) {
+                        held_after = Some(PASSED_BYTES);
+                    }
+                    held_after = held_after.map(|left| left.saturating_sub(length));
+                    if held_after == Some(0) {
+                        self.held.notify_one();
+                        return self.let_go.notified().await;
                     }
                 }
                 read = server.read(&mut answered) => {
@@ -331,6 +358,36 @@ async fn of_several_the_one_that_is_there_is_asked(kind: Kind) {
     let key = ["id".to_owned()];
     let state = Stored::of(&server).state("t", &key);
     assert!(state.len() == 20_000 && state.values().all(|row| row["n"] == "1"));
+    server.end();
+}
+
+/// The next start finds it at work, and waits for its end, whether it can be killed or not.
+async fn an_insert_that_outlives_its_sender(kind: Kind) {
+    let server = Private::start(kind);
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, note text)";
+    let followed = Followed::new(postgres(kind), sql).await;
+    let proxy = Proxy::start(server.address(), 0).await;
+    let stored = Stored::of(&server).through(&proxy.address.to_string());
+    let followed = followed.into_clickhouse(stored).set("consumer.flush_batch_size", "50000");
+    followed.execute("INSERT INTO t VALUES (0, 'before')").await;
+    followed.drain().await;
+    proxy.way.holds.store(true, Ordering::Relaxed);
+    let rows = "INSERT INTO t SELECT n, md5(n::text) || md5((n + 1)::text)
+                FROM generate_series(1, 50000) n";
+    followed.execute(rows).await;
+    let running = followed.start_when_free().await;
+    proxy.way.held.notified().await;
+    running.signal(Signal::SIGKILL);
+    assert!(running.ended().was_killed());
+    let at_work = "SELECT count() FROM system.processes WHERE query LIKE '%INSERT INTO %'
+                   AND query NOT LIKE '%system.processes%'";
+    until("the insert at work", || (followed.stored().ask(at_work) == "1").then_some(()));
+    let next = followed.start_when_free().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    proxy.way.let_go.notify_one();
+    followed.until_confirmed().await;
+    interrupted(next);
+    followed.assert_same(&["t"]).await;
     server.end();
 }
 

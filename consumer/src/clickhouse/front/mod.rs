@@ -21,6 +21,7 @@ mod upload;
 mod tests;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -42,7 +43,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The ClickHouse version it claims to be.
     fn version(&self) -> String;
 
-    /// Runs a query. If the future is dropped, or the answer's body, nobody waits any more.
+    /// Runs a query. If the future is dropped, or the answer's body, nobody waits any more; what goes on
+    /// with it all the same holds the query until its end.
     fn run(&self, query: Query) -> impl Future<Output = Result<Answer, Trouble>> + Send;
 }
 
@@ -80,6 +82,9 @@ pub struct Query {
     pub query_id: String,
     /// Who asks.
     pub user: String,
+    /// Its place among those that run at once, which is taken as long as this is held.
+    #[expect(dead_code, reason = "it is held, and never read")]
+    place: Arc<server::Place>,
 }
 
 /// A statement.

@@ -204,7 +204,7 @@ impl<E: Engine> State<E> {
             body = tokio::sync::mpsc::channel(1).1;
         }
         let user = asked.check(self.access.as_ref())?;
-        let place = Place::take(&self.running, query_id)?;
+        let place = Arc::new(Place::take(&self.running, query_id)?);
         let statement = upload::statement(&asked.query, body).await?;
         if matches!(&statement, Statement::Other(text) if text.trim_ascii().is_empty()) {
             return Err(Exception::new(SYNTAX_ERROR, "Syntax error: Empty query").into());
@@ -217,6 +217,7 @@ impl<E: Engine> State<E> {
             default_format: asked.default_format.unwrap_or_else(|| "TabSeparated".into()),
             query_id: query_id.into(),
             user,
+            place: place.clone(),
         };
         let answer = self.engine.run(query).await?;
         let mut parts = answer.body;
@@ -306,8 +307,9 @@ fn new_query_id() -> String {
     [&word[..8], &word[8..12], &word[12..16], &word[16..20], &word[20..]].join("-")
 }
 
-/// A query's place among those that run, until it is dropped.
-struct Place {
+/// A query's place among those that run: whoever works at it holds it, and so does its answer.
+#[derive(Debug)]
+pub(super) struct Place {
     running: Arc<Mutex<HashSet<String>>>,
     query_id: String,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{Access, Answer, Engine, Front, Query, Statement, Summary, Trouble};
 use crate::clickhouse::Exception;
@@ -13,8 +13,12 @@ use crate::clickhouse::exception::UNKNOWN_EXCEPTION;
 use crate::sink::compress::Compressor;
 
 /// Answers an INSERT with its data, and another statement with what it was asked; `fail` fails,
-/// `break` fails in mid-answer, `wait` takes a while, `away` and `cut` are other kinds of trouble.
-struct Echo;
+/// `break` fails in mid-answer, `wait` takes a while, `away` and `cut` are other kinds of trouble; what
+/// is to `last` does so, whoever has gone, until it is let go.
+#[derive(Default)]
+struct Echo {
+    let_go: Arc<Notify>,
+}
 
 impl Engine for Echo {
     fn name(&self) -> String {
@@ -45,6 +49,15 @@ impl Engine for Echo {
                     let _ = send.send(Err(failure())).await;
                 });
             }
+            Statement::Other(ref text) if text.starts_with(b"last") => {
+                let let_go = self.let_go.clone();
+                let work = tokio::spawn(async move {
+                    let_go.notified().await;
+                    drop(query);
+                });
+                let _ = work.await;
+                return Err(failure().into());
+            }
             Statement::Other(text) if text.starts_with(b"away") => {
                 return Err(Trouble::Status(503));
             }
@@ -68,9 +81,13 @@ fn told(into: &str, format: &str, data: &[u8]) -> String {
 }
 
 async fn front() -> Front {
+    front_of(Echo::default()).await
+}
+
+async fn front_of(engine: Echo) -> Front {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let access = Access { user: "me".into(), password: "pw".into() };
-    Front::start(listener, Arc::new(Echo), Some(access)).unwrap()
+    Front::start(listener, Arc::new(engine), Some(access)).unwrap()
 }
 
 /// Sends bytes as they are, and reads until the connection ends.
@@ -254,4 +271,24 @@ async fn requests_follow_each_other_on_a_connection() {
     let last = one.replace("Host: x", "Host: x\r\nConnection: close").replace("?compress=1", "");
     let answers = exchange(&front, format!("{one}{last}").as_bytes()).await;
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+}
+
+#[tokio::test]
+async fn a_query_has_its_place_until_it_has_ended() {
+    let engine = Echo::default();
+    let let_go = engine.let_go.clone();
+    let front = front_of(engine).await;
+    let again = || post(&front, "/?query_id=x", "", b"again");
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let request = "POST /?query_id=x HTTP/1.1\r\nHost: x\r\nX-ClickHouse-User: me\r\n\
+                   X-ClickHouse-Key: pw\r\nContent-Length: 4\r\n\r\nlast";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while !again().await.contains("Code: 216.") {}
+    // Whoever asked is gone, and the work goes on.
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answer = again().await;
+    assert!(answer.contains("Code: 216."), "{answer}");
+    let_go.notify_one();
+    while again().await.contains("Code: 216.") {}
 }
