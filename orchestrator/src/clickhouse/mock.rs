@@ -33,8 +33,8 @@ pub(crate) struct MockPlace {
     pub(crate) prepare: MockPrepare,
     /// How to reach it.
     pub(crate) url: String,
-    /// What it is, for a report.
-    pub(crate) description: String,
+    /// What runs, for a report.
+    pub(crate) program: String,
     _port: ReservedPort,
 }
 
@@ -52,7 +52,7 @@ impl MockPlace {
         Ok(Self {
             prepare: MockPrepare { port: port.port(), options, phases },
             url: format!("http://127.0.0.1:{}/", port.port()),
-            description: describe(plan),
+            program: describe(plan),
             _port: port,
         })
     }
@@ -100,5 +100,5 @@ fn describe(plan: &Plan) -> String {
         1 => ", with a fault to come".into(),
         faults => format!(", with {faults} faults to come"),
     };
-    format!("ClickHouse 26.3, a mock: it checks blocks and keeps each key's newest row{faults}")
+    format!("a mock: it checks blocks and keeps each key's newest row{faults}")
 }

@@ -1,5 +1,6 @@
 //! `walbench clickhouse`: a private ClickHouse, or a mock, for whoever wants one.
 
+use walbench_consumer::clickhouse::mock::VERSION;
 use walbench_metrics::Failure;
 use walbench_metrics::clock::wall_us;
 use walbench_phases::{Env, Plan, Source, load};
@@ -46,7 +47,7 @@ async fn serve_mock(args: &ClickHouseArgs) -> Result<u8, Ending> {
         Ok(()) = until_signal() => return Err(Ending::interrupted()),
     };
     mock.begin(0, wall_us()).await.map_err(Ending::component)?;
-    ending::say(&format!("{}; Ctrl-C ends it", mock.place.description));
+    ending::say(&format!("ClickHouse {}, {}; Ctrl-C ends it", VERSION, mock.place.program));
     ending::print(&format!("{}\n", mock.place.url))?;
     tokio::select! {
         failure = mock.failed() => return Err(Ending::component(failure)),

@@ -105,8 +105,8 @@ impl Run {
     pub(super) async fn reach_destination(&mut self) -> Result<(), Stop> {
         let (address, private) = match self.plan.clickhouse.mode {
             ClickhouseMode::Mock if self.plan.consumer.mock_level == MockLevel::Http => {
-                let (url, description) = self.start_mock().await?;
-                (given_clickhouse("the mock's URL", &url)?, Some(description))
+                let (url, program) = self.start_mock().await?;
+                (given_clickhouse("the mock's URL", &url)?, Some(program))
             }
             ClickhouseMode::Mock => return Ok(()),
             ClickhouseMode::Managed => {
@@ -140,15 +140,15 @@ impl Run {
         self.check_interrupt()
     }
 
-    /// Starts the mock server; says how to reach it, and what it is.
+    /// Starts the mock server; says how to reach it, and what runs.
     async fn start_mock(&mut self) -> Result<(String, String), Stop> {
         let place = MockPlace::take(&self.plan, 0)?;
-        let (url, description) = (place.url.clone(), place.description.clone());
+        let (url, program) = (place.url.clone(), place.program.clone());
         let number = self.start_worker("mock-clickhouse", MOCK_CLICKHOUSE, &[]).await?;
         self.workers[number].prepare(&place.prepare).await?;
         self.mock = Some((number, place));
         self.until_ready(&[number]).await?;
-        Ok((url, description))
+        Ok((url, program))
     }
 
     /// Starts a private ClickHouse; says how to reach it, and what runs.

@@ -126,6 +126,30 @@ fn unblock(mut blocks: &[u8]) -> Option<Vec<u8>> {
     Some(raw)
 }
 
+/// As HTTP's own compressions have it.
+fn encoded(encoding: &str, body: &[u8]) -> Option<Vec<u8>> {
+    let level = flate2::Compression::fast();
+    Some(match encoding {
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        "deflate" => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        "lz4" => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zstd" => zstd::encode_all(body, 1).unwrap(),
+        _ => return None,
+    })
+}
+
 impl Draw {
     fn bytes(&mut self, most: u64) -> Vec<u8> {
         (0..self.below(most + 1)).map(|_| self.below(256) as u8).collect()
@@ -217,7 +241,14 @@ impl Draw {
         } else if self.one_in(10) && !insert.body.is_empty() {
             let encoding = ["gzip", "deflate", "lz4", "zstd", "nonsense"][self.below(5) as usize];
             insert.headers = format!("Content-Encoding: {encoding}\r\n");
-            insert.rows = None;
+            match encoded(encoding, &insert.body).filter(|_| self.one_in(2)) {
+                Some(body) if self.one_in(2) => insert.body = body,
+                Some(body) => {
+                    insert.body = body[..1 + self.below(body.len() as u64 - 1) as usize].to_vec();
+                    insert.rows = None;
+                }
+                None => insert.rows = None,
+            }
         }
         if self.one_in(20) {
             (insert.is_cut, insert.rows) = (true, None);

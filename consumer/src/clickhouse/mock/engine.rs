@@ -23,7 +23,7 @@ use crate::clickhouse::exception::{Exception, READONLY, UNKNOWN_TABLE};
 use crate::clickhouse::front::{self, Answer, Engine, Query, Summary, Trouble};
 
 /// The version that it claims to be: one with all that our sink can use.
-const VERSION: &str = "26.3.1.1";
+pub const VERSION: &str = "26.3.1.1";
 
 /// Parts of a result that wait for the client.
 const PARTS_WAITING: usize = 2;

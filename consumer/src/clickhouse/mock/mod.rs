@@ -33,5 +33,5 @@ mod text;
 mod tests;
 
 pub use counters::Counters;
-pub use engine::{Mock, MockEngine, Options};
+pub use engine::{Mock, MockEngine, Options, VERSION};
 pub use server::{ReservedPort, serve};
