@@ -69,8 +69,18 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(address: PostgresAddress, prepares: bool) -> Self {
+        Self::pausing(address, prepares, 5)
+    }
+
+    /// With so little to do that who follows catches up even where every tenth word is lost: each
+    /// truncation waits for all that is before it.
+    pub(crate) fn start_calmly(address: PostgresAddress) -> Self {
+        Self::pausing(address, false, 80)
+    }
+
+    fn pausing(address: PostgresAddress, prepares: bool, longest_pause_ms: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(write(address, prepares, stop.clone()));
+        let task = tokio::spawn(write(address, prepares, longest_pause_ms, stop.clone()));
         Self { stop, task }
     }
 
@@ -82,7 +92,12 @@ impl Writer {
 }
 
 /// One transaction after the other. With the server some are lost, or can't be begun.
-async fn write(address: PostgresAddress, prepares: bool, stop: Arc<AtomicBool>) -> u64 {
+async fn write(
+    address: PostgresAddress,
+    prepares: bool,
+    longest_pause_ms: u64,
+    stop: Arc<AtomicBool>,
+) -> u64 {
     let (mut draw, mut session, mut transactions) = (Draw::new(), None, 0);
     while !stop.load(Ordering::Relaxed) {
         let Some(client) = &session else {
@@ -111,7 +126,7 @@ async fn write(address: PostgresAddress, prepares: bool, stop: Arc<AtomicBool>) 
                 session = None;
             }
         }
-        draw.wait_ms(0, 5).await;
+        draw.wait_ms(0, longest_pause_ms).await;
     }
     transactions
 }

@@ -217,7 +217,7 @@ async fn a_way_that_fails_at_a_tenth(kind: Kind) {
     let proxy = Proxy::start(server.address(), 0).await;
     let stored = Stored::of(&server).through(&proxy.address.to_string());
     let followed = followed(&cluster, stored).await;
-    let writer = Writer::start(followed.database.address.clone(), false);
+    let writer = Writer::start_calmly(followed.database.address.clone());
     proxy.set(10);
     let mut draw = Draw::new();
     for _ in 0..kills::kills().div_ceil(8) {
@@ -369,6 +369,8 @@ async fn an_insert_that_outlives_its_sender(kind: Kind) {
     let proxy = Proxy::start(server.address(), 0).await;
     let stored = Stored::of(&server).through(&proxy.address.to_string());
     let followed = followed.into_clickhouse(stored).set("consumer.flush_batch_size", "50000");
+    // All of them are one insert, however slowly they come.
+    let followed = followed.set("consumer.flush_interval_ms", "60000");
     followed.execute("INSERT INTO t VALUES (0, 'before')").await;
     followed.drain().await;
     proxy.way.holds.store(true, Ordering::Relaxed);
