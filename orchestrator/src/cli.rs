@@ -274,8 +274,8 @@ pub(crate) struct VerifyArgs {
     /// Show so many of a table's rows that differ
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) show: usize,
-    /// Compare this share of the rows, such as 0.01: ranges of the key, of which nothing else is read,
-    /// where it begins with a number or a text; else all is read, and some keys compared
+    /// Compare this share of the rows, such as 0.01: ranges of the key, and nothing else is read, where
+    /// it begins with an integer, text or varchar; else all is read, and some keys compared
     #[arg(long, value_name = "FRACTION", value_parser = share)]
     pub(crate) sample: Option<f64>,
     /// Memory for what is kept of rows; what is more goes into a file in TMPDIR

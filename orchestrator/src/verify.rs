@@ -142,7 +142,7 @@ fn put_findings(text: &mut String, table: &TableVerified) {
 fn how_sampled(sampled: &Sampled) -> String {
     match sampled {
         Sampled::KeyRange { column, ranges } => {
-            format!("sampled by {ranges} ranges of {column}, read by themselves")
+            format!("sampled by {ranges} ranges of {column}")
         }
         Sampled::KeyHash => "sampled by the hash of its keys: all of it was read".into(),
     }

@@ -133,6 +133,11 @@ impl Relation {
         )
     }
 
+    /// How many rows there are.
+    pub(super) fn count(&self) -> String {
+        format!("SELECT pg_catalog.count(*) FROM ONLY {}{}", self.sql_name, self.conditions(None))
+    }
+
     /// Which rows: those that are published, and of those these.
     fn conditions(&self, condition: Option<&str>) -> String {
         let all: Vec<_> = [condition, self.filter.as_deref()]

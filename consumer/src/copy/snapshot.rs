@@ -76,6 +76,33 @@ impl<'a> Snapshot<'a> {
         self.published.iter().map(|published| &published.table)
     }
 
+    /// How many rows a table has, given by its place among the tables.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) fn count(&mut self, table: usize) -> Result<u64, Failure> {
+        let Self { session, relations, .. } = self;
+        let mut all = 0;
+        for relation in relations.iter().filter(|relation| relation.published == table) {
+            let what = format!("to read {}", relation.sql_name);
+            let rows = session.query(&what, &relation.count()).map_err(failure)?;
+            let count = rows.into_iter().flatten().flatten().next();
+            all += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(all)
+    }
+
+    /// Whether the collation "C" orders texts as their bytes in UTF-8 are ordered.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) fn orders_as_utf8(&mut self) -> Result<bool, Failure> {
+        let sql = "SELECT pg_catalog.current_setting('server_encoding')";
+        let rows = self.session.query("to say its encoding", sql).map_err(failure)?;
+        let encoding = rows.into_iter().flatten().flatten().next();
+        Ok(encoding.is_some_and(|name| ["UTF8", "SQL_ASCII", "LATIN1"].contains(&&*name)))
+    }
+
     /// Values of a column of a table, given by its place among the tables, as text: all of them, or
     /// those of some pages of a large one.
     ///

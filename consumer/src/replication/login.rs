@@ -16,7 +16,7 @@ use super::transport::Transport;
 
 /// Everything the text of a value depends on, pinned: a server's or role's own settings must not
 /// change what a column means.
-const PINNED_SETTINGS: [(&str, &str); 10] = [
+const PINNED_SETTINGS: [(&str, &str); 11] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, YMD"),
     ("TimeZone", "UTC"),
@@ -28,6 +28,8 @@ const PINNED_SETTINGS: [(&str, &str); 10] = [
     ("search_path", ""),
     ("quote_all_identifiers", "off"),
     ("statement_timeout", "0"),
+    // A backslash in a literal of ours is one.
+    ("standard_conforming_strings", "on"),
 ];
 
 /// What a session is for.

@@ -40,7 +40,7 @@ use crate::clickhouse::client::Clients;
 use crate::clickhouse::ddl::{Place, destination_name};
 use crate::clickhouse::error::ClickhouseError;
 use crate::copy::snapshot::{Snapshot, Stop};
-use crate::rowbinary::{EncodeError, RowKind, Table};
+use crate::rowbinary::{Column, EncodeError, RowKind, Table};
 use crate::thread::StartError;
 pub use alignment::ColumnProblem;
 use alignment::{Alignment, align};
@@ -145,9 +145,10 @@ pub struct TableVerified {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Sampled {
-    /// Ranges of the key are read, and nothing else, where both sides have an index for that.
+    /// Ranges of the key are read. PostgreSQL has an index for that if its key begins with the same
+    /// column; else it looks at all rows, and sends those.
     KeyRange {
-        /// The key's first column.
+        /// The first column of the table's that is in the key.
         column: String,
         /// How many.
         ranges: usize,
@@ -277,7 +278,8 @@ impl Verifier {
             tables.push(verified);
         }
         snapshot.close();
-        while !open.is_empty() && started.elapsed() < self.options.settle {
+        let looked = Instant::now();
+        while !open.is_empty() && looked.elapsed() < self.options.settle {
             std::thread::sleep(SETTLE_INTERVAL);
             open = self.look_again(&mut tables, open, stop)?;
         }
@@ -363,10 +365,7 @@ impl Verifier {
         let alignment = match align(&self.place, table, &theirs) {
             Ok(alignment) => alignment,
             Err(problem) => {
-                snapshot.read(index, None, |_| {
-                    verified.counts.postgres_rows += 1;
-                    Ok(())
-                })?;
+                verified.counts.postgres_rows = snapshot.count(index)?;
                 verified.counts.missing = verified.counts.postgres_rows;
                 // A table is made there with its first row.
                 let is_empty = theirs.is_empty() && verified.counts.postgres_rows == 0;
@@ -410,7 +409,9 @@ impl Verifier {
         alignment: &Alignment,
     ) -> Result<(Option<Ranges>, Keys), Failure> {
         let Some(share) = self.options.sample else { return Ok((None, Keys::ALL)) };
-        let ordered = alignment.first_of_key().filter(|column| ranges::has_ranges(column));
+        let orders_as_utf8 = snapshot.orders_as_utf8()?;
+        let is_ordered = |column: &&Column| ranges::has_ranges(column, orders_as_utf8);
+        let ordered = alignment.first_of_key().filter(is_ordered);
         if let Some(column) = ordered {
             let values = snapshot.some_values(index, &column.name)?;
             if let Some(ranges) = Ranges::draw(column, values, share, random_seed()) {

@@ -56,9 +56,14 @@ impl Order {
     }
 }
 
-/// Whether a table can be sampled by ranges of this column of its.
-pub(super) fn has_ranges(column: &Column) -> bool {
-    Order::of(column).is_some()
+/// Whether a table can be sampled by ranges of this column of its; texts only if they have the same
+/// order on both sides.
+pub(super) fn has_ranges(column: &Column, orders_as_utf8: bool) -> bool {
+    match Order::of(column) {
+        Some(Order::Number) => true,
+        Some(Order::Bytes) => orders_as_utf8,
+        None => false,
+    }
 }
 
 impl Ranges {

@@ -75,12 +75,16 @@ struct Lz4Frames<R: Read> {
 struct Watched<R> {
     reader: R,
     bytes: u64,
+    last: [u8; 4],
     has_ended: bool,
 }
 
+/// A block of nothing, which is no end: no encoder that we know of writes one.
+const EMPTY_BLOCK: [u8; 4] = [0, 0, 0, 0x80];
+
 impl<R: Read> Lz4Frames<R> {
     fn new(reader: R) -> Self {
-        let watched = Watched { reader, bytes: 0, has_ended: false };
+        let watched = Watched { reader, bytes: 0, last: [0; 4], has_ended: false };
         Self { frames: FrameDecoder::new(watched), is_between: true }
     }
 }
@@ -93,13 +97,13 @@ impl<R: Read> Read for Lz4Frames<R> {
         loop {
             let bytes_before = self.frames.get_ref().bytes;
             let read = self.frames.read(buffer)?;
-            let Watched { bytes, has_ended, .. } = *self.frames.get_ref();
+            let Watched { bytes, last, has_ended, .. } = *self.frames.get_ref();
             if read > 0 {
                 self.is_between = false;
                 return Ok(read);
             }
             if !has_ended {
-                self.is_between = true;
+                self.is_between = last != EMPTY_BLOCK;
             } else if self.is_between && bytes == bytes_before {
                 return Ok(0);
             } else {
@@ -113,6 +117,10 @@ impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
         self.bytes += read as u64;
+        for byte in &buffer[read.saturating_sub(self.last.len())..read] {
+            self.last.rotate_left(1);
+            self.last[3] = *byte;
+        }
         self.has_ended |= read == 0 && !buffer.is_empty();
         Ok(read)
     }
@@ -236,6 +244,16 @@ mod tests {
             let cut = decoded(encoding, &twice[..twice.len() - 1]);
             assert!(cut.is_err(), "{}", encoding.name());
         }
+    }
+
+    #[test]
+    fn an_empty_block_is_no_end_of_a_frame() {
+        let mut frame = encoded(Encoding::Lz4, b"x");
+        let end = frame.split_off(frame.len() - 4);
+        assert_eq!(end, [0; 4]);
+        frame.extend(EMPTY_BLOCK);
+        assert!(decoded(Encoding::Lz4, &frame).is_err());
+        assert_eq!(decoded(Encoding::Lz4, &[frame, end].concat()).unwrap(), b"xx");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use request::{Access, Request};
-pub use server::Front;
+pub use server::{Front, Place};
 pub use upload::Data;
 
 use super::exception::Exception;
@@ -44,7 +44,7 @@ pub trait Engine: Send + Sync + 'static {
     fn version(&self) -> String;
 
     /// Runs a query. If the future is dropped, or the answer's body, nobody waits any more; what goes on
-    /// with it all the same holds the query until its end.
+    /// with it all the same holds its place until its end.
     fn run(&self, query: Query) -> impl Future<Output = Result<Answer, Trouble>> + Send;
 }
 
@@ -83,8 +83,7 @@ pub struct Query {
     /// Who asks.
     pub user: String,
     /// Its place among those that run at once, which is taken as long as this is held.
-    #[expect(dead_code, reason = "it is held, and never read")]
-    place: Arc<server::Place>,
+    pub place: Arc<Place>,
 }
 
 /// A statement.

@@ -309,7 +309,7 @@ fn new_query_id() -> String {
 
 /// A query's place among those that run: whoever works at it holds it, and so does its answer.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     running: Arc<Mutex<HashSet<String>>>,
     query_id: String,
 }

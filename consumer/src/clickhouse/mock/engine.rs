@@ -135,7 +135,7 @@ impl Engine for MockEngine {
             front::Statement::Insert { into, .. } => into.clone(),
             front::Statement::Other(text) => text.clone(),
         };
-        let mut place = self.0.running.take(&query.query_id, text);
+        let mut place = self.0.running.take(query.place.clone(), &query.query_id, text);
         let is_readonly =
             query.settings.iter().any(|(name, value)| name == "readonly" && value != "0");
         match query.statement {

@@ -53,12 +53,12 @@ impl Insert {
         let Some(strike) = fate.strike else {
             return Ok(self.detached(data, fate, place).await?);
         };
-        let query_id = place.query_id().to_owned();
+        let (held, query_id) = (place.held(), place.query_id().to_owned());
         let (running, text) = (self.mock.running.clone(), self.into.clone());
         if strike.is_applied {
             // Whether it could be written or not: nobody hears of it.
             let _ = self.detached(data, fate, place).await;
-            place = running.take(&query_id, text);
+            place = running.take(held, &query_id, text);
         } else {
             // Of what stands still in mid-body, nobody would notice that its client is gone.
             match strike.end {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::condition::Condition;
 use crate::clickhouse::exception::{Exception, QUERY_WAS_CANCELLED};
+use crate::clickhouse::front;
 
 /// Between two looks at whether queries have ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -29,6 +30,8 @@ struct Query {
 
 /// One that runs, until it is dropped.
 pub(super) struct Place {
+    /// In the front.
+    held: Arc<front::Place>,
     queries: Arc<Mutex<Queries>>,
     query_id: String,
     killed: watch::Receiver<bool>,
@@ -39,10 +42,10 @@ fn lock(queries: &Mutex<Queries>) -> MutexGuard<'_, Queries> {
 }
 
 impl Running {
-    pub(super) fn take(&self, query_id: &str, text: Bytes) -> Place {
+    pub(super) fn take(&self, held: Arc<front::Place>, query_id: &str, text: Bytes) -> Place {
         let (killer, killed) = watch::channel(false);
         lock(&self.queries).insert(query_id.to_owned(), Query { text, killer });
-        Place { queries: self.queries.clone(), query_id: query_id.to_owned(), killed }
+        Place { held, queries: self.queries.clone(), query_id: query_id.to_owned(), killed }
     }
 
     /// Their ids and texts.
@@ -76,6 +79,10 @@ impl Running {
 }
 
 impl Place {
+    pub(super) fn held(&self) -> Arc<front::Place> {
+        self.held.clone()
+    }
+
     pub(super) fn query_id(&self) -> &str {
         &self.query_id
     }

@@ -190,7 +190,8 @@ fn send_parts(mut stream: Stream<'_>, format: String, answer: Answering) {
     }
     loop {
         let part = match next {
-            Ok(None) => return,
+            // Once the client sees the end, there is nothing left to be ended.
+            Ok(None) => return drop(stream),
             Ok(Some(part)) => Ok(Bytes::from_owner(part)),
             Err(why) => Err(Exception::parse(&why)),
         };
