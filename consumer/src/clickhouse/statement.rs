@@ -66,6 +66,15 @@ pub fn output_format(text: &[u8]) -> Option<String> {
     found
 }
 
+/// Whether an INSERT up to its format can be followed by a `SETTINGS` clause: not if it has one, nor if
+/// it has a query, whose clause it would be.
+#[must_use]
+pub fn takes_settings(into: &[u8]) -> bool {
+    let mut words = Tokens::new(into);
+    std::iter::from_fn(|| words.next())
+        .all(|token| !["SETTINGS", "SELECT", "WITH"].iter().any(|word| token.is(word)))
+}
+
 /// The INSERT's range, format and data's beginning.
 fn insert(words: &mut Tokens<'_>) -> Option<(Range<usize>, String, usize)> {
     if !words.next()?.is("INSERT") {
@@ -136,6 +145,21 @@ mod tests {
         match split(text.as_bytes(), true) {
             Beginning::Insert { into, format, data } => (&text[into], format, &text[data..]),
             other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn settings_follow_an_insert_that_has_none() {
+        for (text, takes) in [
+            ("INSERT INTO t", true),
+            ("INSERT INTO `settings`.\"select\" (a, b) -- SETTINGS", true),
+            ("INSERT INTO t SETTINGS max_threads = 1", false),
+            ("INSERT INTO t SELECT a FROM input('a Int8')", false),
+            ("insert into t with 1 as x select x from input('a Int8')", false),
+            // Names that look like it are no loss: they only cost a statement more.
+            ("INSERT INTO settings", false),
+        ] {
+            assert_eq!(takes_settings(text.as_bytes()), takes, "{text}");
         }
     }
 

@@ -348,6 +348,35 @@ fn settings_and_databases_are_a_querys_own() {
     }
 }
 
+/// The embedded engine's connections are used again.
+#[test]
+fn settings_of_an_insert_are_its_own() {
+    let server = Private::start(Kind::Embedded);
+    server.answer("", "CREATE TABLE item (id UInt64) ENGINE = MergeTree ORDER BY id");
+    let into = "?query=INSERT+INTO+item+FORMAT+CSV";
+    let bad = "1\nx\n";
+    let refused = |query: &str, code: &str| {
+        let answer = server.ask("POST", query, bad.as_bytes());
+        assert!(answer.1.starts_with(&format!("Code: {code}")), "{query} {answer:?}");
+    };
+    refused(into, "117");
+    let lenient = format!("{into}&input_format_allow_errors_num=1");
+    for rows in 1..=3 {
+        server.answer(&lenient, bad);
+        assert_eq!(server.answer("", "SELECT count() FROM item"), rows.to_string());
+        refused(into, "117");
+    }
+    refused(&format!("{into}&no_such_setting=1"), "115");
+    refused(&format!("{into}&readonly=1"), "164");
+    server.answer(&format!("{lenient}&log_comment=it%27s%5C"), bad);
+    let own = "?query=INSERT+INTO+item+SETTINGS+input_format_allow_errors_num=1+FORMAT+CSV";
+    server.answer(&format!("{own}&max_threads=2"), bad);
+    let commented = "?query=INSERT+INTO+item+--%0A+FORMAT+CSV&input_format_allow_errors_num=1";
+    server.answer(commented, bad);
+    assert_eq!(server.answer("", "SELECT count() FROM item"), "6");
+    server.end();
+}
+
 /// 18.16 has no parameters, and an answer's end looks to the crate like data.
 #[test]
 fn the_embedded_engine_takes_parameters_and_breaks_off_audibly() {

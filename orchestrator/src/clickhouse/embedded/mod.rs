@@ -7,7 +7,7 @@
 mod library;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use walbench_consumer::clickhouse::exception::{UNKNOWN_EXCEPTION, UNKNOWN_SETTIN
 use walbench_consumer::clickhouse::front::{
     Answer, Data, Engine, Query, Statement, Summary, Trouble,
 };
-use walbench_consumer::clickhouse::statement::output_format;
+use walbench_consumer::clickhouse::statement::{output_format, takes_settings};
 use walbench_metrics::Failure;
 
 use library::{Asked, Connection, Library, Outcome, Stream};
@@ -31,11 +31,8 @@ const NOT_STREAMED: &str = "Streaming query is not supported";
 /// The engine of this process.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    library: &'static Library,
-    folder: PathBuf,
     version: String,
-    /// With its last connection the engine ends.
-    keep: Mutex<Option<Connection>>,
+    connections: Arc<Connections>,
 }
 
 impl Embedded {
@@ -52,12 +49,47 @@ impl Embedded {
         let version =
             connection.query(plain(b"SELECT version()", "TabSeparatedRaw")).map_err(failed)?;
         let version = String::from_utf8_lossy(version.as_ref()).trim().to_owned();
-        Ok(Self { library, folder: folder.into(), version, keep: Mutex::new(Some(connection)) })
+        let idle = Mutex::new(vec![connection]);
+        let connections = Arc::new(Connections { library, folder: folder.into(), idle });
+        Ok(Self { version, connections })
     }
 
     /// Ends the engine, once nothing runs in it any more.
     pub(crate) fn stop(&self) {
-        drop(self.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.connections.idle().clear();
+    }
+}
+
+/// Each query has a connection of its own: nothing of one query is left in the next, and as many run
+/// at once as the front allows.
+#[derive(Debug)]
+struct Connections {
+    library: &'static Library,
+    folder: PathBuf,
+    /// Those that nothing is left in: to connect costs a tenth of a small INSERT. The first stays
+    /// here, since the engine ends with its last connection.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Connections {
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection with nothing in it.
+    fn get(&self) -> Result<Connection, Exception> {
+        let spare = {
+            let mut idle = self.idle();
+            if idle.len() > 1 { idle.pop() } else { None }
+        };
+        spare
+            .or_else(|| self.library.connect(&self.folder))
+            .ok_or_else(|| Exception::new(UNKNOWN_EXCEPTION, "no connection"))
+    }
+
+    /// Takes a connection back that nothing was left in.
+    fn give_back(&self, connection: Connection) {
+        self.idle().push(connection);
     }
 }
 
@@ -76,14 +108,9 @@ impl Engine for Embedded {
 
     async fn run(&self, query: Query) -> Result<Answer, Trouble> {
         let (answer, answered) = oneshot::channel();
-        let (library, folder) = (self.library, self.folder.clone());
-        // Each query has a connection of its own: it costs a fraction of a millisecond, nothing of
-        // one query is left in the next, and as many run at once as the front allows. The runtime
-        // keeps threads: to begin and end one costs the engine more than a small query.
-        tokio::task::spawn_blocking(move || match library.connect(&folder) {
-            Some(connection) => work(connection, query, answer),
-            None => drop(answer.send(Err(Exception::new(UNKNOWN_EXCEPTION, "no connection")))),
-        });
+        let connections = Arc::clone(&self.connections);
+        // The runtime keeps threads: to begin and end one costs the engine more than a small query.
+        tokio::task::spawn_blocking(move || work(&connections, query, answer));
         let answer = answered.await.unwrap_or_else(|_| {
             Err(Exception::new(UNKNOWN_EXCEPTION, "the query's thread ended without an answer"))
         });
@@ -94,40 +121,73 @@ impl Engine for Embedded {
 type Answering = oneshot::Sender<Result<Answer, Exception>>;
 
 /// A query's life, on a thread of its own.
-fn work(mut connection: Connection, query: Query, answer: Answering) {
-    let parameters = &*query.parameters;
-    let done = match prepare(&mut connection, &query) {
-        Err(exception) => Err(exception),
-        Ok(()) => match query.statement {
-            Statement::Insert { ref into, ref format, data } => {
-                insert(&mut connection, Asked { sql: into, format, parameters }, data)
-            }
-            Statement::Other(ref sql) => {
-                let asked = Asked { sql, format: &query.default_format, parameters };
-                return other(&mut connection, asked, answer);
-            }
-        },
+fn work(connections: &Connections, query: Query, answer: Answering) {
+    let prepared = connections.get().and_then(|mut connection| {
+        let own = insert_with_settings(&query)?;
+        if own.is_none() {
+            prepare(&mut connection, &query)?;
+        }
+        Ok((connection, own))
+    });
+    let (mut connection, own) = match prepared {
+        Ok(prepared) => prepared,
+        Err(exception) => return drop(answer.send(Err(exception))),
     };
-    // Whoever asked may be gone.
-    let _ = answer.send(done);
+    let parameters = &*query.parameters;
+    match query.statement {
+        Statement::Insert { ref into, ref format, data } => {
+            let sql = own.as_deref().unwrap_or(into);
+            let done = insert(&mut connection, Asked { sql, format, parameters }, data);
+            if own.is_some() && done.is_ok() {
+                connections.give_back(connection);
+            }
+            // Whoever asked may be gone.
+            let _ = answer.send(done);
+        }
+        Statement::Other(ref sql) => {
+            let asked = Asked { sql, format: &query.default_format, parameters };
+            other(&mut connection, asked, answer);
+        }
+    }
 }
 
-/// Gives a new connection what the query has for itself.
+/// An INSERT that says its settings itself, if it can: it leaves nothing in its connection, and is
+/// one statement where a `SET` makes two.
+fn insert_with_settings(query: &Query) -> Result<Option<Vec<u8>>, Exception> {
+    let Statement::Insert { into, .. } = &query.statement else { return Ok(None) };
+    if database(query).is_some() || !takes_settings(into) {
+        return Ok(None);
+    }
+    let mut insert = into.to_vec();
+    if let Some(settings) = settings(query)? {
+        insert.extend_from_slice(format!(" SETTINGS {settings}").as_bytes());
+    }
+    Ok(Some(insert))
+}
+
+/// Gives a connection what the query has for itself.
 fn prepare(connection: &mut Connection, query: &Query) -> Result<(), Exception> {
-    let mut statements = Vec::new();
-    if let Some(database) = query.database.as_deref().filter(|database| !database.is_empty()) {
+    let database = database(query).map(|database| {
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
-        statements.push(format!("USE `{name}`"));
-    }
-    if !query.settings.is_empty() {
-        let settings = query.settings.iter().map(|(name, value)| setting(name, value));
-        statements.push(format!("SET {}", settings.collect::<Result<Vec<_>, _>>()?.join(", ")));
-    }
-    for statement in statements {
+        format!("USE `{name}`")
+    });
+    let settings = settings(query)?.map(|settings| format!("SET {settings}"));
+    for statement in database.into_iter().chain(settings) {
         let asked = plain(statement.as_bytes(), "Null");
         connection.query(asked).map_err(|why| Exception::parse(&why))?;
     }
     Ok(())
+}
+
+fn database(query: &Query) -> Option<&str> {
+    query.database.as_deref().filter(|database| !database.is_empty())
+}
+
+/// The query's settings as ClickHouse reads them, if it has some.
+fn settings(query: &Query) -> Result<Option<String>, Exception> {
+    let settings = query.settings.iter().map(|(name, value)| setting(name, value));
+    let settings = settings.collect::<Result<Vec<_>, _>>()?.join(", ");
+    Ok(Some(settings).filter(|settings| !settings.is_empty()))
 }
 
 fn setting(name: &str, value: &str) -> Result<String, Exception> {
