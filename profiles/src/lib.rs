@@ -7,8 +7,13 @@
 //! This crate knows nothing of plans or databases.
 
 pub mod machine;
+mod modules;
 pub mod process;
 pub mod process_group;
+pub mod profile;
+pub mod recording;
+pub mod sampler;
+pub mod symbols;
 
 pub use machine::{Machine, filesystem_of};
 pub use process::{ProcessMeter, Usage};

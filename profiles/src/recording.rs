@@ -1,0 +1,127 @@
+//! What was sampled of a process: stacks of addresses, each with its time and thread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+/// A sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it was taken, in µs since the Unix epoch.
+    pub time_us: i64,
+    /// The thread that ran.
+    pub thread: u32,
+    /// Which of the recording's stacks it stood in.
+    pub stack: u32,
+}
+
+/// A part of a file that a process has mapped to run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its first address.
+    pub start: u64,
+    /// The first address behind it.
+    pub end: u64,
+    /// Where in the file it begins, in bytes.
+    pub offset: u64,
+    /// The file, as the process knows it.
+    pub path: PathBuf,
+}
+
+/// Stacks of addresses, innermost first, each one kept once.
+///
+/// An address behind a call is one less than where the call returns to: within the call.
+#[derive(Clone, Debug, Default)]
+pub struct Stacks {
+    numbers: HashMap<Box<[u64]>, u32>,
+    stacks: Vec<Box<[u64]>>,
+}
+
+impl Stacks {
+    /// The stack's number.
+    pub fn number(&mut self, stack: &[u64]) -> u32 {
+        if let Some(number) = self.numbers.get(stack) {
+            return *number;
+        }
+        let number = u32::try_from(self.stacks.len()).expect("no run has as many stacks");
+        self.stacks.push(stack.into());
+        self.numbers.insert(stack.into(), number);
+        number
+    }
+
+    /// The stack with this number.
+    #[must_use]
+    pub fn get(&self, number: u32) -> &[u64] {
+        self.stacks.get(number as usize).map_or(&[], |stack| stack)
+    }
+
+    /// All of them, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &[u64]> {
+        self.stacks.iter().map(|stack| &**stack)
+    }
+}
+
+/// Whether an address is the kernel's: on 64 bits its half is the upper one, on all machines that we
+/// run on.
+#[must_use]
+pub fn is_kernel(address: u64) -> bool {
+    address >> 63 == 1
+}
+
+/// What was sampled of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// The process's name in the run: `consumer-0`.
+    pub process: String,
+    /// Its number.
+    pub pid: u32,
+    /// The samples.
+    pub samples: Vec<Sample>,
+    /// Their stacks.
+    pub stacks: Stacks,
+    /// Its threads' names.
+    pub threads: BTreeMap<u32, String>,
+    /// What it had mapped.
+    pub mappings: Vec<Mapping>,
+    /// Samples that were taken and had no place to be kept.
+    pub lost: u64,
+}
+
+/// How often a thread was seen in a stack.
+pub type Counts = BTreeMap<(u32, u32), u64>;
+
+impl Recording {
+    /// The samples of a time, counted by thread and stack: from `from_us` to before `to_us`.
+    #[must_use]
+    pub fn between(&self, from_us: i64, to_us: i64) -> Counts {
+        let mut counts = Counts::new();
+        let inside = |sample: &&Sample| (from_us..to_us).contains(&sample.time_us);
+        for sample in self.samples.iter().filter(inside) {
+            *counts.entry((sample.thread, sample.stack)).or_default() += 1;
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_kept_once() {
+        let mut stacks = Stacks::default();
+        let numbers: Vec<u32> =
+            [&[1, 2][..], &[2, 1], &[1, 2], &[]].map(|stack| stacks.number(stack)).into();
+        assert_eq!(numbers, [0, 1, 0, 2]);
+        assert_eq!(stacks.get(1), [2, 1]);
+        assert_eq!(stacks.get(9), []);
+    }
+
+    #[test]
+    fn a_window_has_its_first_moment_and_not_the_next_ones() {
+        let sample = |time_us, thread, stack| Sample { time_us, thread, stack };
+        let samples = vec![sample(9, 1, 0), sample(10, 1, 0), sample(19, 1, 0), sample(20, 2, 1)];
+        let recording = Recording { samples, ..Recording::default() };
+        assert_eq!(recording.between(10, 20), Counts::from([((1, 0), 2)]));
+        assert_eq!(recording.between(20, i64::MAX), Counts::from([((2, 1), 1)]));
+    }
+}

@@ -1,0 +1,4 @@
+//! Real processes, sampled.
+
+mod burner;
+mod sampler;

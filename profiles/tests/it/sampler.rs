@@ -1,0 +1,81 @@
+//! What the samplers find in a process whose shares are known.
+
+use std::time::{Duration, Instant};
+
+use walbench_profiles::profile::Profile;
+use walbench_profiles::sampler::{Backend, Sampler};
+use walbench_profiles::symbols::Symbols;
+use walbench_profiles::{ProcessMeter, recording::Recording};
+
+use crate::burner::Burner;
+
+const RATE_HZ: u32 = 997;
+
+/// CPU time that a burner is sampled for.
+const CPU: Duration = Duration::from_millis(1_500);
+
+/// Attaches to a burner and takes the profile of its next CPU time.
+fn profiled(what: &str) -> (Profile, Recording) {
+    let backend = Backend::perf_event().expect("perf_event_open is permitted to tests");
+    let sampler = Sampler::start(backend, RATE_HZ).unwrap();
+    let burner = Burner::start(what);
+    let mut meter = ProcessMeter::open(burner.pid()).unwrap();
+    let start = Instant::now();
+    while meter.read().unwrap().cpu_us < 100_000 && start.elapsed().as_secs() < 60 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    sampler.attach(what, burner.pid()).unwrap();
+    let before = meter.read().unwrap().cpu_us;
+    while Duration::from_micros(meter.read().unwrap().cpu_us - before) < CPU {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let recording = sampler.take().remove(0);
+    let cpu_us = meter.read().unwrap().cpu_us - before;
+    let mut symbols = Symbols::default();
+    let profile =
+        Profile::of(&recording, (0, i64::MAX), cpu_us * 1_000, RATE_HZ, &mut symbols);
+    (profile, recording)
+}
+
+/// The share of samples in whose stack a function is, in percent.
+fn share(profile: &Profile, function: &str) -> f64 {
+    let has = |name: &str| name.ends_with(function);
+    let inside = profile.stacks.iter().filter(|s| s.frames.iter().any(|f| has(&f.function)));
+    let samples: u64 = inside.map(|stack| stack.samples).sum();
+    profile.quality.share(samples) * 100.0
+}
+
+fn assert_shares(profile: &Profile, functions: [&str; 2]) {
+    let shares = functions.map(|function| share(profile, function));
+    let near = |share: f64, wanted: f64| (share - wanted).abs() < 5.0;
+    assert!(near(shares[0], 70.0) && near(shares[1], 30.0), "{functions:?}: {shares:?} {profile:#?}");
+}
+
+#[test]
+fn functions_have_their_true_shares() {
+    let (profile, _) = profiled("apart");
+    assert_eq!(profile.quality.flaw(), None, "{:?}", profile.quality);
+    assert_shares(&profile, ["::apart_seven", "::apart_three"]);
+}
+
+/// Two that were inlined into one function are told apart by their addresses.
+#[test]
+fn inlined_functions_have_their_true_shares() {
+    let (profile, _) = profiled("inlined");
+    assert_eq!(profile.quality.flaw(), None, "{:?}", profile.quality);
+    assert_shares(&profile, ["inlined_seven", "inlined_three"]);
+}
+
+#[test]
+fn stacks_reach_the_threads_beginning() {
+    let (profile, recording) = profiled("apart");
+    let quality = profile.quality;
+    assert!(quality.share(quality.truncated) < 0.05, "{quality:?} {:#?}", profile.stacks);
+    assert_eq!((quality.empty, quality.lost), (0, 0));
+    let whole = profile.stacks.iter().max_by_key(|stack| stack.samples).unwrap();
+    assert_eq!(whole.thread, "burner::burn", "{:?}", recording.threads);
+    let source = whole.frames.iter().find_map(|frame| frame.source.clone()).unwrap();
+    assert!(source.0.ends_with("burner.rs"), "{source:?}");
+    let all: u64 = profile.stacks.iter().map(|stack| profile.cpu_ns_of(stack.samples)).sum();
+    assert!(profile.cpu_ns - all < profile.stacks.len() as u64);
+}
