@@ -24,6 +24,7 @@ mod keeper;
 mod live;
 mod plan;
 mod postgres;
+mod profiling;
 mod run;
 mod signals;
 mod verify;

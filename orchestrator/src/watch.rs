@@ -159,6 +159,12 @@ impl Watch {
         }
     }
 
+    /// The walsenders of this machine, by name and process.
+    pub(crate) fn walsenders(&self) -> impl Iterator<Item = (&str, u32)> {
+        let metered = self.walsenders.iter();
+        metered.map(|(walsender, metered)| (&*metered.name, walsender.pid))
+    }
+
     /// Leaves out what was used up to now.
     pub(crate) fn forget(&mut self) {
         self.used();

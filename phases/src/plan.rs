@@ -721,12 +721,40 @@ pub enum Arrays {
 pub struct Profiling {
     /// What is recorded.
     pub tool: ProfilingTool,
+    /// Where samples of running functions come from.
+    pub backend: ProfilingBackend,
+    /// Samples of each second that a thread runs.
+    #[schemars(range(min = 1, max = 4_000))]
+    pub rate_hz: u32,
+    /// Whether producers are sampled as well; consumers always are.
+    pub producers: bool,
+    /// Whether the slots' walsenders are sampled as well, if they run on this machine and we may look
+    /// into them.
+    pub walsenders: bool,
 }
 
 impl Default for Profiling {
     fn default() -> Self {
-        Self { tool: ProfilingTool::None }
+        Self {
+            tool: ProfilingTool::None,
+            backend: ProfilingBackend::Auto,
+            rate_hz: 499,
+            producers: false,
+            walsenders: true,
+        }
     }
+}
+
+/// Where samples of running functions come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProfilingBackend {
+    /// The kernel's sampler where it is permitted, else pprof.
+    Auto,
+    /// The kernel's sampler, perf_event_open(2), from outside of the processes.
+    PerfEvent,
+    /// pprof, a timer in each worker.
+    Pprof,
 }
 
 /// What the profiler records.

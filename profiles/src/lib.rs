@@ -1,11 +1,21 @@
-//! Where the CPU goes: what processes and the machine say through `/proc`.
+//! Where the CPU goes: what processes and the machine say through `/proc`, and what samples of
+//! running processes show.
+//!
+//! ```text
+//! sampler ─► recording ─► profile (by symbols) ─► area, formats
+//! ```
 //!
 //! - [`process`]: CPU time and memory of one process.
 //! - [`process_group`]: CPU time and memory of a server and its children together.
 //! - [`machine`]: what a run ran on.
+//! - [`sampler`]: samples of processes; [`recording`]: what they are.
+//! - [`profile`]: a window of them, with names by [`symbols`].
+//! - [`area`]: CPU time by kind of work; [`formats`]: files for other tools.
 //!
 //! This crate knows nothing of plans or databases.
 
+pub mod area;
+pub mod formats;
 pub mod machine;
 mod modules;
 pub mod process;

@@ -1,11 +1,12 @@
 //! A profile: where a process's CPU time of a window went.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::recording::{Recording, is_kernel};
-use crate::symbols::{Frame, Symbols};
+use crate::symbols::{Function, Location, Symbols};
 
 /// What a thread begins in: a stack that does not end there was cut off.
 const ROOTS: [&str; 7] =
@@ -20,7 +21,7 @@ pub struct Profile {
     pub pid: u32,
     /// CPU time that it used in the window, in ns: measured, not counted from samples.
     pub cpu_ns: u64,
-    /// Its stacks, in an order that says nothing.
+    /// Its stacks, each one once.
     pub stacks: Vec<Stack>,
     /// How far it can be trusted.
     pub quality: Quality,
@@ -31,26 +32,33 @@ pub struct Profile {
 pub struct Stack {
     /// The thread's name.
     pub thread: String,
-    /// Functions, innermost first.
-    pub frames: Vec<Frame>,
+    /// Where it stood, innermost first.
+    pub locations: Vec<Arc<Location>>,
     /// How many samples stood in it.
     pub samples: u64,
 }
 
+impl Stack {
+    /// Its functions, innermost first, inlined ones too.
+    pub fn functions(&self) -> impl DoubleEndedIterator<Item = &Function> {
+        self.locations.iter().flat_map(|location| &location.functions)
+    }
+}
+
 /// How far a profile can be trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
     /// Samples in all.
     pub samples: u64,
     /// Those that the CPU time should have brought: CPU seconds × rate.
-    pub expected: f64,
+    pub expected: u64,
     /// Samples without any stack.
     pub empty: u64,
     /// Samples whose stack does not reach the thread's beginning.
     pub truncated: u64,
     /// Samples whose innermost function has no name.
     pub unresolved: u64,
-    /// Samples that were taken and could not be kept, in this and the process's other windows.
+    /// Samples that were taken and could not be kept, in the windows up to this one.
     pub lost: u64,
 }
 
@@ -67,13 +75,27 @@ impl Quality {
     /// Samples for each one that the CPU time should have brought.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        if self.expected > 0.0 { self.samples as f64 / self.expected } else { 0.0 }
+        if self.expected > 0 { self.samples as f64 / self.expected as f64 } else { 0.0 }
     }
 
     /// A count of samples as a share of all.
     #[must_use]
     pub fn share(&self, samples: u64) -> f64 {
         if self.samples == 0 { 0.0 } else { samples as f64 / self.samples as f64 }
+    }
+
+    /// Two windows' samples together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let Self { samples, expected, empty, truncated, unresolved, lost } = other;
+        Self {
+            samples: self.samples + samples,
+            expected: self.expected + expected,
+            empty: self.empty + empty,
+            truncated: self.truncated + truncated,
+            unresolved: self.unresolved + unresolved,
+            lost: self.lost + lost,
+        }
     }
 
     /// What is wrong with it, if no verdict may be drawn from it.
@@ -90,53 +112,80 @@ impl Quality {
         } else if empty > Self::MOST_EMPTY {
             Some(format!("{} % of the samples have no stack", percent(empty)))
         } else if unresolved > Self::MOST_UNRESOLVED {
-            Some(format!("{} % of the samples are in functions without a name", percent(unresolved)))
+            Some(format!(
+                "{} % of the samples are in functions without a name",
+                percent(unresolved)
+            ))
         } else {
             None
         }
     }
 }
 
+/// Samples by thread and stack.
+type Merged = BTreeMap<(String, Vec<Arc<Location>>), u64>;
+
+impl Quality {
+    /// Counts a recording's samples of a window, and adds them to others'.
+    fn count(
+        &mut self,
+        recording: &Recording,
+        (from_us, to_us): (i64, i64),
+        symbols: &mut Symbols,
+        merged: &mut Merged,
+    ) {
+        for ((thread, stack), samples) in recording.between(from_us, to_us) {
+            let addresses = recording.stacks.get(stack);
+            let locations = symbols.stack(recording, addresses);
+            self.samples += samples;
+            if locations.is_empty() {
+                self.empty += samples;
+            } else if is_truncated(addresses, &locations) {
+                self.truncated += samples;
+            }
+            if locations.first().is_some_and(|location| !location.is_known) {
+                self.unresolved += samples;
+            }
+            let thread = recording.threads.get(&thread).map_or("[unknown]", String::as_str);
+            *merged.entry((thread.to_owned(), locations)).or_default() += samples;
+        }
+    }
+}
+
 impl Profile {
-    /// The profile of a recording's window, from `from_us` to before `to_us`, in which the process
-    /// used `cpu_ns` and was sampled `rate_hz` times for each second of that.
+    /// The profile of a window of a process's recordings (more than one, if another process took its
+    /// place), from `from_us` to before `to_us`, in which it used `cpu_ns` and was sampled `rate_hz`
+    /// times for each second of that.
     #[must_use]
     pub fn of(
-        recording: &Recording,
+        recordings: &[Recording],
         (from_us, to_us): (i64, i64),
         cpu_ns: u64,
         rate_hz: u32,
         symbols: &mut Symbols,
     ) -> Self {
-        let Recording { process, pid, stacks, threads, lost, .. } = recording;
-        let mut quality = Quality {
-            expected: cpu_ns as f64 / 1e9 * f64::from(rate_hz),
-            lost: *lost,
-            ..Quality::default()
+        let mut profile = Self {
+            cpu_ns,
+            quality: Quality {
+                expected: (cpu_ns as f64 / 1e9 * f64::from(rate_hz)).round() as u64,
+                ..Quality::default()
+            },
+            ..Self::default()
         };
-        let mut merged: BTreeMap<(&str, Vec<Frame>), u64> = BTreeMap::new();
-        for ((thread, stack), samples) in recording.between(from_us, to_us) {
-            let addresses = stacks.get(stack);
-            let frames = symbols.stack(recording, addresses);
-            quality.samples += samples;
-            if frames.is_empty() {
-                quality.empty += samples;
-            } else if is_truncated(addresses, &frames) {
-                quality.truncated += samples;
-            }
-            if frames.first().is_some_and(|frame| frame.is_unknown) {
-                quality.unresolved += samples;
-            }
-            let thread = threads.get(&thread).map_or("[unknown]", String::as_str);
-            *merged.entry((thread, frames)).or_default() += samples;
+        let mut merged = BTreeMap::new();
+        for recording in recordings {
+            profile.process.clone_from(&recording.process);
+            profile.pid = recording.pid;
+            profile.quality.lost += recording.lost;
+            profile.quality.count(recording, (from_us, to_us), symbols, &mut merged);
         }
-        let stack = |((thread, frames), samples): ((&str, Vec<Frame>), u64)| Stack {
-            thread: thread.into(),
-            frames,
+        let stacks = merged.into_iter().map(|((thread, locations), samples)| Stack {
+            thread,
+            locations,
             samples,
-        };
-        let stacks = merged.into_iter().map(stack).collect();
-        Self { process: process.clone(), pid: *pid, cpu_ns, stacks, quality }
+        });
+        profile.stacks = stacks.collect();
+        profile
     }
 
     /// CPU time that a number of its samples stands for, in ns: all samples together stand for all
@@ -152,8 +201,8 @@ impl Profile {
 }
 
 /// A stack that the kernel alone is in is whole.
-fn is_truncated(addresses: &[u64], frames: &[Frame]) -> bool {
+fn is_truncated(addresses: &[u64], locations: &[Arc<Location>]) -> bool {
     let has_user_part = addresses.last().is_some_and(|address| !is_kernel(*address));
-    let outermost = frames.last().map_or("", |frame| &frame.function);
-    has_user_part && !ROOTS.contains(&outermost)
+    let outermost = locations.last().and_then(|location| location.functions.last());
+    has_user_part && !outermost.is_some_and(|function| ROOTS.contains(&&*function.name))
 }

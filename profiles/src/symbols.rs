@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
@@ -11,19 +12,30 @@ use crate::recording::{Mapping, Recording, is_kernel};
 /// Where the executable of this process is, whatever has become of its file.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
-/// A function in a stack.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Frame {
-    /// Its name, or the file and the address in it, if that is all there is to know.
-    pub function: String,
-    /// The file that it comes from: an executable, a library, `[kernel]`.
+/// The module of what the kernel runs.
+pub const KERNEL: &str = "[kernel]";
+
+/// A place in a program.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The functions there, innermost first: all but the last were inlined into the next one. Never
+    /// empty: what has no name is called after its file and address.
+    pub functions: Vec<Function>,
+    /// The file that it is in, an executable or a library; [`KERNEL`], `[unknown]`.
     pub module: String,
-    /// Its source, `file:line` of what was run, if that is known.
+    /// Where in the file; in memory, if there is none.
+    pub address: u64,
+    /// Whether the functions' names are known.
+    pub is_known: bool,
+}
+
+/// A function.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Function {
+    /// Its name, with its path.
+    pub name: String,
+    /// The file of its source, and the line there that was run.
     pub source: Option<(String, u32)>,
-    /// It was inlined into the next outer one.
-    pub is_inlined: bool,
-    /// Its name is not known.
-    pub is_unknown: bool,
 }
 
 /// Looks addresses up, each one once.
@@ -32,7 +44,7 @@ pub struct Symbols {
     symbolizer: Symbolizer,
     own: Option<PathBuf>,
     /// By file and place in it; the kernel's without a file.
-    known: HashMap<(Option<PathBuf>, u64), Vec<Frame>>,
+    known: HashMap<(Option<PathBuf>, u64), Arc<Location>>,
 }
 
 impl Default for Symbols {
@@ -43,69 +55,54 @@ impl Default for Symbols {
 }
 
 impl Symbols {
-    /// The functions of a stack, innermost first.
-    pub fn stack(&mut self, recording: &Recording, addresses: &[u64]) -> Vec<Frame> {
-        let frames = addresses.iter().map(|address| self.frames(&recording.mappings, *address));
-        frames.collect::<Vec<_>>().concat()
+    /// The places of a stack of addresses, in their order.
+    pub fn stack(&mut self, recording: &Recording, addresses: &[u64]) -> Vec<Arc<Location>> {
+        addresses.iter().map(|address| self.location(&recording.mappings, *address)).collect()
     }
 
-    /// The functions at an address, innermost first: more than one where some were inlined.
-    fn frames(&mut self, mappings: &[Mapping], address: u64) -> Vec<Frame> {
-        let place = if is_kernel(address) {
-            (None, address)
-        } else {
-            let inside = |map: &&Mapping| (map.start..map.end).contains(&address);
-            match mappings.iter().find(inside) {
-                Some(map) => (Some(map.path.clone()), address - map.start + map.offset),
-                None => return vec![unknown("[unknown]", address)],
-            }
+    fn location(&mut self, mappings: &[Mapping], address: u64) -> Arc<Location> {
+        let mapped = |map: &&Mapping| (map.start..map.end).contains(&address);
+        let place = match mappings.iter().find(mapped) {
+            Some(map) => (Some(map.path.clone()), address - map.start + map.offset),
+            None => (None, address),
         };
-        if let Some(frames) = self.known.get(&place) {
-            return frames.clone();
+        if let Some(location) = self.known.get(&place) {
+            return Arc::clone(location);
         }
-        let frames = self.look_up(place.0.as_deref(), place.1);
-        self.known.insert(place, frames.clone());
-        frames
+        let location = Arc::new(self.look_up(place.0.as_deref(), place.1));
+        self.known.insert(place, Arc::clone(&location));
+        location
     }
 
-    fn look_up(&self, file: Option<&Path>, place: u64) -> Vec<Frame> {
+    fn look_up(&self, file: Option<&Path>, address: u64) -> Location {
         let (source, input, module) = match file {
-            None => (Source::Kernel(Kernel::default()), Input::AbsAddr(place), "[kernel]".into()),
+            None if !is_kernel(address) => return unknown("[unknown]", address),
+            None => (Source::Kernel(Kernel::default()), Input::AbsAddr(address), KERNEL.into()),
             Some(file) => {
                 let is_own = self.own.as_deref() == Some(file);
                 let path = if is_own { Path::new(OWN_EXECUTABLE) } else { file };
                 let name = file.file_name().unwrap_or(file.as_os_str());
                 let elf = Source::Elf(Elf::new(path));
-                (elf, Input::FileOffset(place), name.to_string_lossy().into_owned())
+                (elf, Input::FileOffset(address), name.to_string_lossy().into_owned())
             }
         };
         let Ok(Symbolized::Sym(symbol)) = self.symbolizer.symbolize_single(&source, input) else {
-            return vec![unknown(&module, place)];
+            return unknown(&module, address);
         };
-        let frame = |name: &str, code: Option<&CodeInfo<'_>>, is_inlined| Frame {
-            function: name.into(),
-            module: module.clone(),
-            source: code.and_then(|code| {
-                Some((code.to_path().to_string_lossy().into_owned(), code.line?))
-            }),
-            is_inlined,
-            is_unknown: false,
+        let function = |name: &str, code: Option<&CodeInfo<'_>>| Function {
+            name: name.into(),
+            source: code
+                .and_then(|code| Some((code.to_path().to_string_lossy().into_owned(), code.line?))),
         };
-        let own = frame(&symbol.name, symbol.code_info.as_deref(), false);
-        let inlined = symbol.inlined.iter();
-        let inlined = inlined.map(|inner| frame(&inner.name, inner.code_info.as_ref(), true));
-        let mut frames: Vec<Frame> = std::iter::once(own).chain(inlined).collect();
-        frames.reverse();
-        frames
+        let inlined = symbol.inlined.iter().rev();
+        let inlined = inlined.map(|inner| function(&inner.name, inner.code_info.as_ref()));
+        let physical = function(&symbol.name, symbol.code_info.as_deref());
+        let functions = inlined.chain([physical]).collect();
+        Location { functions, module, address, is_known: true }
     }
 }
 
-fn unknown(module: &str, address: u64) -> Frame {
-    Frame {
-        function: format!("{module}+{address:#x}"),
-        module: module.into(),
-        source: None,
-        is_inlined: false,
-        is_unknown: true,
-    }
+fn unknown(module: &str, address: u64) -> Location {
+    let function = Function { name: format!("{module}+{address:#x}"), source: None };
+    Location { functions: vec![function], module: module.into(), address, is_known: false }
 }

@@ -100,8 +100,21 @@ impl RunFolder {
         Ok(SampleLog { path, writer: BufWriter::new(file), flushed: Instant::now() })
     }
 
-    /// Writes the file `name` of the run (`profiles/a.svg` where that folder is there): to a temporary name first, so that whoever looks finds the file
-    /// whole or not at all.
+    /// Makes the folder `name` in the run's, unless it is there.
+    ///
+    /// # Errors
+    ///
+    /// It can't be made.
+    pub fn subfolder(&self, name: &str) -> Result<(), FolderError> {
+        let path = self.path.join(name);
+        match private_folder(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(at("can't make the folder", &path)),
+        }
+    }
+
+    /// Writes the file `name` of the run, or of a folder in it (`profiles/a.svg`): to a temporary name
+    /// first, so that whoever looks finds the file whole or not at all.
     ///
     /// # Errors
     ///

@@ -25,6 +25,7 @@ pub mod limit;
 pub mod metrics_json;
 pub mod outcome;
 mod phase_figures;
+mod profile_figures;
 pub mod summary;
 pub mod tally;
 pub mod terminal;

@@ -92,6 +92,9 @@ pub struct PhaseFigures {
     pub clickhouse: Option<ClickhouseFigures>,
     /// Each process of the pipeline.
     pub processes: Vec<ProcessFigures>,
+    /// Where the CPU time of each sampled process went; empty without a profiler.
+    #[serde(default)]
+    pub profiles: Vec<ProfileFigures>,
 }
 
 /// A timing as its count and quantiles, in µs.
@@ -333,6 +336,61 @@ pub struct ProcessFigures {
     pub measured_cpu_share: Option<f64>,
     /// Most resident memory.
     pub max_rss_bytes: u64,
+}
+
+/// Where a process's CPU time went, by samples, in the measured window and the drain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileFigures {
+    /// The process, as in `processes`.
+    pub process: String,
+    /// Where the samples came from.
+    pub backend: String,
+    /// CPU time that it used.
+    pub cpu_seconds: f64,
+    /// How far the samples can be trusted.
+    pub quality: ProfileQuality,
+    /// What is wrong with the samples; no share is to be trusted then.
+    pub flaw: Option<String>,
+    /// CPU time by area of code, in the order of a row's way. All areas together are all of the
+    /// process's CPU time.
+    pub areas: Vec<AreaFigures>,
+    /// Its flamegraphs and profiles, by their places in the run's folder, warm-up included.
+    pub files: Vec<String>,
+}
+
+/// How far samples can be trusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileQuality {
+    /// Samples in all.
+    pub samples: u64,
+    /// Samples for each one that the CPU time should have brought: about 1.
+    pub ratio: f64,
+    /// Share of samples without a stack.
+    pub empty: f64,
+    /// Share of samples whose stack does not reach the thread's beginning.
+    pub truncated: f64,
+    /// Share of samples whose innermost function has no name.
+    pub unresolved: f64,
+    /// Samples that were taken and could not be kept.
+    pub lost: u64,
+}
+
+/// CPU time of an area of code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AreaFigures {
+    /// `read`, `decode`, `encode`, `compress`, `send`, `metrics`, `runtime`, `allocator`, `kernel` or
+    /// `other`.
+    pub area: String,
+    /// CPU time for each row of the process.
+    pub cpu_us_per_row: Option<f64>,
+    /// It is at least this, with a certainty of 95 % that it is within both bounds.
+    pub cpu_us_per_row_low: Option<f64>,
+    /// It is at most this.
+    pub cpu_us_per_row_high: Option<f64>,
+    /// Share of the process's CPU time.
+    pub share: f64,
+    /// Share of the area's time that was spent in the kernel.
+    pub kernel_share: f64,
 }
 
 /// A threshold in one phase.

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use walbench_metrics::Window;
 use walbench_metrics::ledger::Ledger;
+use walbench_profiles::area::AreaSamples;
+use walbench_profiles::profile::Quality;
 
 use crate::destination::Destination;
 
@@ -58,6 +61,9 @@ pub struct PhaseOutcome {
     pub wal_end_lsn: Option<u64>,
     /// The phase ran to its end, drain included.
     pub completed: bool,
+    /// Where the CPU time of its processes went, by process and window; empty without a profiler.
+    #[serde(default)]
+    pub profiles: Vec<WindowProfile>,
 }
 
 impl PhaseOutcome {
@@ -65,6 +71,25 @@ impl PhaseOutcome {
     pub(crate) fn ran_to_its_end(&self) -> bool {
         self.completed || self.drain == DrainVerdict::TimedOut
     }
+}
+
+/// Where a process's CPU time went in one window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowProfile {
+    /// The process's name, as its resources have it.
+    pub process: String,
+    /// The window.
+    pub window: Window,
+    /// Where the samples came from.
+    pub backend: String,
+    /// CPU time that the process used in the window, in ns.
+    pub cpu_ns: u64,
+    /// How far the samples can be trusted.
+    pub quality: Quality,
+    /// The samples by area of code.
+    pub areas: Vec<AreaSamples>,
+    /// The files, by their places in the run's folder.
+    pub files: Vec<String>,
 }
 
 /// How a drain ended.

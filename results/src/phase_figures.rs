@@ -11,9 +11,10 @@ use walbench_phases::schedule::Shape;
 use crate::limit::{Component, Limit};
 use crate::metrics_json::{
     ClickhouseFigures, ConsumerFigures, LagFigures, PhaseFigures, PostgresFigures, ProcessFigures,
-    ProducerFigures, TimingFigures,
+    ProducerFigures, ProfileFigures, TimingFigures,
 };
 use crate::outcome::{DrainVerdict, PhaseOutcome};
+use crate::profile_figures::profiles;
 use crate::tally::{ConsumerTally, PhaseTally, PostgresTally, ProcessTally, ProducerTally};
 use crate::timeline::Stall;
 use crate::verdict::Verdict;
@@ -27,7 +28,7 @@ const CATCH_UP_FROM_US: i64 = 100_000;
 const DRAIN_FROM_SEC: f64 = 0.1;
 
 /// The two windows whose CPU time and server state count: the measured rows' work is done in both.
-const COUNTED: [Window; 2] = [Window::Measured, Window::Drain];
+pub(crate) const COUNTED: [Window; 2] = [Window::Measured, Window::Drain];
 
 /// Everything the figures of one phase are made of.
 #[derive(Clone, Copy)]
@@ -58,7 +59,16 @@ impl<'a> PhaseSource<'a> {
             postgres: self.postgres(),
             clickhouse: self.clickhouse(),
             processes: self.processes(),
+            profiles: self.profiles(),
         }
+    }
+
+    fn profiles(self) -> Vec<ProfileFigures> {
+        let rows = |process: &str| {
+            let known = self.used_by_process().into_keys().find(|(_, name)| name == process);
+            known.map_or(0, |(role, name)| self.rows_of(*role, name))
+        };
+        profiles(&self.outcome.profiles, rows)
     }
 
     fn measured_producers(self) -> Option<&'a ProducerTally> {

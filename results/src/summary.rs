@@ -5,7 +5,9 @@ use std::fmt::Write;
 
 use crate::destination::Destination;
 use crate::human;
-use crate::metrics_json::{ClickhouseFigures, Metrics, PhaseFigures, TimingFigures};
+use crate::metrics_json::{
+    ClickhouseFigures, Metrics, PhaseFigures, ProfileFigures, TimingFigures,
+};
 use crate::thresholds;
 use crate::verdict::Verdict;
 
@@ -132,7 +134,8 @@ fn phase(phase: &PhaseFigures) -> String {
     }
     let _ = writeln!(text, "Limit: {}\n", escaped(&phase.limit.evidence));
     let parts = [timings(phase), rows(phase), processes(phase), postgres(phase)];
-    for part in parts.into_iter().chain(phase.clickhouse.as_ref().map(clickhouse)) {
+    let parts = parts.into_iter().chain(phase.clickhouse.as_ref().map(clickhouse));
+    for part in parts.chain(phase.profiles.iter().map(profile)) {
         let _ = writeln!(text, "{part}");
     }
     text.truncate(text.trim_end().len());
@@ -266,6 +269,45 @@ fn clickhouse(clickhouse: &ClickhouseFigures) -> String {
         ("inserts rejected", human::count(clickhouse.rejected_inserts)),
     ];
     table(&["ClickHouse", ""], rows.into_iter().map(|(name, value)| vec![name.into(), value]))
+}
+
+/// Where a process's CPU time went.
+fn profile(profile: &ProfileFigures) -> String {
+    let head = ["CPU/row by area of code", "", "at least", "at most", "share", "in the kernel"];
+    let rows = profile.areas.iter().map(|area| {
+        vec![
+            area.area.clone(),
+            human::us_per_row(area.cpu_us_per_row),
+            human::us_per_row(area.cpu_us_per_row_low),
+            human::us_per_row(area.cpu_us_per_row_high),
+            human::percent(area.share),
+            human::percent(area.kernel_share),
+        ]
+    });
+    let ProfileFigures { process, backend, cpu_seconds, quality, .. } = profile;
+    let mut text = format!("### CPU of {}\n\n{}\n", escaped(process), table(&head, rows));
+    let _ = writeln!(
+        text,
+        "{} of CPU by {backend}: {}, {} of what that should bring; {} without a stack, {} cut off, {} \
+         without a name, {} lost. Bounds: 95 %.",
+        human::sec(*cpu_seconds),
+        human::counted(quality.samples, "sample"),
+        human::percent(quality.ratio),
+        human::percent(quality.empty),
+        human::percent(quality.truncated),
+        human::percent(quality.unresolved),
+        human::count(quality.lost),
+    );
+    if let Some(flaw) = &profile.flaw {
+        let _ = writeln!(text, "\n**Not to be trusted: {}.**", escaped(flaw));
+    }
+    let is_picture = |file: &&String| file.ends_with(".svg");
+    let links = profile.files.iter().filter(is_picture).map(|file| format!("[{file}]({file})"));
+    let links: Vec<String> = links.collect();
+    if !links.is_empty() {
+        let _ = writeln!(text, "\nFlamegraphs: {}.", links.join(", "));
+    }
+    text
 }
 
 fn verification(metrics: &Metrics) -> String {

@@ -90,6 +90,7 @@ fn phase_outcome(index: u32) -> PhaseOutcome {
         wal_start_lsn: Some(1 << 24),
         wal_end_lsn: Some((1 << 24) + 12_000_000),
         completed: true,
+        profiles: Vec::new(),
     }
 }
 
@@ -277,6 +278,7 @@ pub(crate) fn interrupted() -> Metrics {
         drain: DrainVerdict::Interrupted,
         wal_end_lsn: None,
         completed: false,
+        profiles: Vec::new(),
         ..phase_outcome(0)
     };
     outcome.interrupted = true;

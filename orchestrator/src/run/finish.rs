@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use walbench_consumer::clickhouse::mock::Counters;
 use walbench_metrics::Failure;
+use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_results::destination::Destination;
@@ -61,6 +62,7 @@ impl Run {
         if let Some(early) = stop {
             stop = Some(self.blame_the_server(early).await);
         }
+        let profiled = self.finish_profiles();
         let mut found = Found::default();
         if stop.is_none() {
             found.table_rows = self.count_rows().await;
@@ -73,9 +75,19 @@ impl Run {
             }
         }
         self.end_workers().await;
-        let removed = self.remove().await;
+        let mut removed = self.remove().await;
+        removed.extend(profiled.err());
         let written = self.write_results(left, found, stop.as_ref());
         self.say_how_it_ended(stop, removed, written)
+    }
+
+    /// Of a phase that did not come to its end too.
+    fn finish_profiles(&mut self) -> Result<(), Failure> {
+        self.write_profiles(wall_us())?;
+        let Some(mut profiling) = self.profiling.take() else { return Ok(()) };
+        let finished = profiling.finish(&self.folder);
+        self.environment.allowances.append(&mut profiling.allowances);
+        finished
     }
 
     /// Producers first, so that what they wrote can still be confirmed.

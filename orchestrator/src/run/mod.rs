@@ -35,6 +35,7 @@ use crate::live::Live;
 use crate::postgres::claim::Claim;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::Source;
+use crate::profiling::Profiling;
 use crate::signals::Patience;
 use crate::watch::Watch;
 use crate::worker::Worker;
@@ -68,6 +69,7 @@ pub(crate) struct Run {
     claim: Option<Claim>,
     source: Option<Source>,
     watch: Option<Watch>,
+    profiling: Option<Profiling>,
     /// Where the running phase is cut; `None` between phases.
     cuts: Option<(u32, Cuts)>,
     /// When the processes were last measured, in µs.
@@ -127,6 +129,7 @@ impl Run {
             claim: None,
             source: None,
             watch: None,
+            profiling: None,
             cuts: None,
             measured_us: 0,
             owed_resources: 0,

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walbench_metrics::Cuts;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::{Finish, FromWorker, PhaseStart};
 use walbench_metrics::sample::ResourceSample;
+use walbench_metrics::{Cuts, Failure, Window};
 use walbench_results::outcome::{DrainVerdict, PhaseOutcome};
 
 use super::Run;
 use super::events::Happening;
 use crate::event::Stop;
 use crate::event::ToAny;
+use crate::profiling;
 
 /// A phase starts this much after it is announced, so that every worker knows of it before.
 const LEAD: Duration = Duration::from_millis(200);
@@ -57,11 +58,15 @@ impl Run {
             wal_start_lsn,
             wal_end_lsn: None,
             completed: false,
+            profiles: Vec::new(),
         });
         self.tell_all(&ToAny::Start(PhaseStart { phase, start_us })).await?;
         // What was used between the phases belongs to neither.
         if let Some(watch) = &mut self.watch {
             watch.forget();
+        }
+        if let Some(profiling) = &self.profiling {
+            profiling.forget();
         }
         self.measured_us = start_us.min(wall_us());
         self.cuts = Some((phase, cuts));
@@ -158,6 +163,7 @@ impl Run {
         }
         self.measure();
         let deadline = Instant::now() + LAST_RESOURCES_TIMEOUT;
+        let over_us = wall_us();
         self.cuts = None;
         while self.owed_resources > 0 && Instant::now() < deadline {
             let soon = (Instant::now() + Duration::from_millis(5)).min(deadline);
@@ -168,6 +174,28 @@ impl Run {
         }
         self.samples.flush()?;
         self.live.end_phase();
+        self.write_profiles(over_us)?;
+        Ok(())
+    }
+
+    /// Writes the profiles of the phase that was run last, unless they are written.
+    pub(super) fn write_profiles(&mut self, over_us: i64) -> Result<(), Failure> {
+        let (Some(profiling), Some(outcome)) = (&mut self.profiling, self.phases.last_mut()) else {
+            return Ok(());
+        };
+        let Some(planned) = self.plan.phases.get(outcome.index as usize) else { return Ok(()) };
+        if !outcome.profiles.is_empty() {
+            return Ok(());
+        }
+        let cuts = Cuts::new(outcome.started_us, planned.warmup_sec, planned.duration_sec);
+        let phase = profiling::Phase { name: &planned.name, cuts, over_us };
+        let tally = self.tally.phase(outcome.index);
+        let cpu_us = |window: Window, process: &str| {
+            let resources = tally.and_then(|tally| tally.resources.get(&window));
+            let of_it = resources.into_iter().flat_map(|resources| &resources.processes);
+            of_it.filter(|((_, name), _)| name == process).map(|(_, used)| used.cpu_us).sum()
+        };
+        outcome.profiles = profiling.write(&self.folder, phase, cpu_us)?;
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::{Source, slot_names};
+use crate::profiling::Profiling;
 use crate::watch::{Watch, Watched};
 use crate::worker::{CLICKHOUSE_KEEPER, KEEPER, MOCK_CLICKHOUSE, Start, Worker};
 
@@ -288,6 +289,36 @@ impl Run {
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);
+        self.begin_to_profile()
+    }
+
+    /// From here on the processes that the plan names are sampled.
+    fn begin_to_profile(&mut self) -> Result<(), Stop> {
+        let started_us = self.started_at.as_microsecond();
+        let Some(mut profiling) = Profiling::start(&self.plan, started_us)? else { return Ok(()) };
+        let producers = match self.plan.profiling.producers {
+            true => self.producers.clone(),
+            false => 0..0,
+        };
+        for number in self.consumers.clone().chain(producers) {
+            let worker = &self.workers[number];
+            if worker.is_local {
+                profiling.attach(&worker.name, worker.pid);
+            } else {
+                let text = format!("{} runs elsewhere and is not sampled", worker.name);
+                profiling.allowances.push(text);
+            }
+        }
+        self.profiling = Some(profiling);
+        self.profile_walsenders();
         Ok(())
+    }
+
+    /// A consumer that reconnected has another walsender.
+    pub(super) fn profile_walsenders(&mut self) {
+        let (Some(watch), Some(profiling)) = (&self.watch, &mut self.profiling) else { return };
+        if self.plan.profiling.walsenders {
+            watch.walsenders().for_each(|(name, pid)| profiling.follow(name, pid));
+        }
     }
 }

@@ -115,8 +115,7 @@ impl Sampler {
     pub fn attach(&self, process: &str, pid: u32) -> io::Result<()> {
         let Backend::PerfEvent { kernel } = self.backend;
         let events = Events::open(pid, Terms { rate_hz: self.rate_hz, kernel })?;
-        let mut recording =
-            Recording { process: process.into(), pid, ..Recording::default() };
+        let mut recording = Recording { process: process.into(), pid, ..Recording::default() };
         modules::describe(&mut recording);
         lock(&self.targets).insert(pid, Target { events, recording });
         Ok(())

@@ -32,15 +32,20 @@ fn profiled(what: &str) -> (Profile, Recording) {
     let recording = sampler.take().remove(0);
     let cpu_us = meter.read().unwrap().cpu_us - before;
     let mut symbols = Symbols::default();
-    let profile =
-        Profile::of(&recording, (0, i64::MAX), cpu_us * 1_000, RATE_HZ, &mut symbols);
+    let profile = Profile::of(
+        std::slice::from_ref(&recording),
+        (0, i64::MAX),
+        cpu_us * 1_000,
+        RATE_HZ,
+        &mut symbols,
+    );
     (profile, recording)
 }
 
 /// The share of samples in whose stack a function is, in percent.
 fn share(profile: &Profile, function: &str) -> f64 {
     let has = |name: &str| name.ends_with(function);
-    let inside = profile.stacks.iter().filter(|s| s.frames.iter().any(|f| has(&f.function)));
+    let inside = profile.stacks.iter().filter(|s| s.functions().any(|f| has(&f.name)));
     let samples: u64 = inside.map(|stack| stack.samples).sum();
     profile.quality.share(samples) * 100.0
 }
@@ -48,7 +53,10 @@ fn share(profile: &Profile, function: &str) -> f64 {
 fn assert_shares(profile: &Profile, functions: [&str; 2]) {
     let shares = functions.map(|function| share(profile, function));
     let near = |share: f64, wanted: f64| (share - wanted).abs() < 5.0;
-    assert!(near(shares[0], 70.0) && near(shares[1], 30.0), "{functions:?}: {shares:?} {profile:#?}");
+    assert!(
+        near(shares[0], 70.0) && near(shares[1], 30.0),
+        "{functions:?}: {shares:?} {profile:#?}"
+    );
 }
 
 #[test]
@@ -74,7 +82,7 @@ fn stacks_reach_the_threads_beginning() {
     assert_eq!((quality.empty, quality.lost), (0, 0));
     let whole = profile.stacks.iter().max_by_key(|stack| stack.samples).unwrap();
     assert_eq!(whole.thread, "burner::burn", "{:?}", recording.threads);
-    let source = whole.frames.iter().find_map(|frame| frame.source.clone()).unwrap();
+    let source = whole.functions().find_map(|function| function.source.clone()).unwrap();
     assert!(source.0.ends_with("burner.rs"), "{source:?}");
     let all: u64 = profile.stacks.iter().map(|stack| profile.cpu_ns_of(stack.samples)).sum();
     assert!(profile.cpu_ns - all < profile.stacks.len() as u64);

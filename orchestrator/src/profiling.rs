@@ -1,0 +1,214 @@
+//! The profiler of a run: which processes are sampled, and the files that come of it.
+
+use std::collections::BTreeSet;
+
+use walbench_metrics::{Cuts, Failure, Window};
+use walbench_phases::Plan;
+use walbench_phases::plan::{Profiling as Terms, ProfilingTool};
+use walbench_profiles::area::areas;
+use walbench_profiles::formats::firefox::Timeline;
+use walbench_profiles::formats::folded::{Begin, folded};
+use walbench_profiles::formats::{Title, flamegraph::flamegraph, pprof::pprof};
+use walbench_profiles::profile::Profile;
+use walbench_profiles::recording::Recording;
+use walbench_profiles::sampler::{Backend, Sampler};
+use walbench_profiles::symbols::Symbols;
+use walbench_results::RunFolder;
+use walbench_results::outcome::WindowProfile;
+
+/// The folder of its files, in the run's.
+const FOLDER: &str = "profiles";
+
+/// A run's profiler.
+#[derive(Debug)]
+pub(crate) struct Profiling {
+    sampler: Sampler,
+    symbols: Symbols,
+    timeline: Timeline,
+    followed: BTreeSet<(String, u32)>,
+    /// What a reader must know of what was not sampled.
+    pub(crate) allowances: Vec<String>,
+}
+
+/// The moments that a phase is cut at, and its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Phase<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) cuts: Cuts,
+    /// When it was over, drain included, in µs since the Unix epoch.
+    pub(crate) over_us: i64,
+}
+
+impl Phase<'_> {
+    /// Its windows with their bounds.
+    fn windows(&self) -> [(Window, (i64, i64)); 3] {
+        let Cuts { start_us, measured_us, end_us } = self.cuts;
+        let end_us = end_us.min(self.over_us);
+        let measured_us = measured_us.min(end_us);
+        [
+            (Window::Warmup, (start_us, measured_us)),
+            (Window::Measured, (measured_us, end_us)),
+            (Window::Drain, (end_us, self.over_us.max(end_us))),
+        ]
+    }
+}
+
+impl Profiling {
+    /// The profiler that a plan asks for, at work on nothing yet; none if it asks for none.
+    pub(crate) fn start(plan: &Plan, started_us: i64) -> Result<Option<Self>, Failure> {
+        let Terms { tool, rate_hz, .. } = plan.profiling;
+        if !matches!(tool, ProfilingTool::Flame | ProfilingTool::Both) {
+            return Ok(None);
+        }
+        let failed = |e: std::io::Error| {
+            Failure::new("the kernel permits no samples of running processes").caused_by(&e).hint(
+                "perf_event_open needs /proc/sys/kernel/perf_event_paranoid at 2 or less, and in a \
+                 container a seccomp profile that permits it; --profile none does without",
+            )
+        };
+        let backend = Backend::perf_event().map_err(failed)?;
+        let sampler = Sampler::start(backend, rate_hz)
+            .map_err(|e| Failure::new("the sampler's thread can't be started").caused_by(&e))?;
+        Ok(Some(Self {
+            sampler,
+            symbols: Symbols::default(),
+            timeline: Timeline::new(&plan.name, started_us, rate_hz),
+            followed: BTreeSet::new(),
+            allowances: Vec::new(),
+        }))
+    }
+
+    /// Samples a process from now on, if we may.
+    pub(crate) fn attach(&mut self, process: &str, pid: u32) {
+        if let Err(error) = self.sampler.attach(process, pid) {
+            self.allowances.push(format!("{process} is not sampled: {error}"));
+        }
+    }
+
+    /// Samples a process that may have been seen before.
+    pub(crate) fn follow(&mut self, process: &str, pid: u32) {
+        if self.followed.insert((process.to_owned(), pid)) {
+            self.attach(process, pid);
+        }
+    }
+
+    /// Leaves out what was sampled up to now.
+    pub(crate) fn forget(&self) {
+        drop(self.sampler.take());
+    }
+
+    /// Writes a phase's profiles; `cpu_us` says how much CPU time a process used in a window.
+    pub(crate) fn write(
+        &mut self,
+        folder: &RunFolder,
+        phase: Phase<'_>,
+        cpu_us: impl Fn(Window, &str) -> u64,
+    ) -> Result<Vec<WindowProfile>, Failure> {
+        let mut recordings = self.sampler.take();
+        recordings.sort_by(|a, b| (&a.process, a.pid).cmp(&(&b.process, b.pid)));
+        for recording in &recordings {
+            self.timeline.add(recording, &mut self.symbols);
+        }
+        let mut written = Vec::new();
+        for (window, (from_us, to_us)) in phase.windows() {
+            let title = Title {
+                phase: phase.name.into(),
+                window: name(window).into(),
+                start_us: from_us,
+                length_us: to_us - from_us,
+            };
+            self.timeline.mark(&title);
+            for of_one in recordings.chunk_by(|a, b| a.process == b.process) {
+                let cpu_us = cpu_us(window, &of_one[0].process);
+                let profile = self.profile(of_one, (from_us, to_us), cpu_us);
+                if profile.quality.samples > 0 {
+                    let files = write_files(folder, &profile, &title)?;
+                    written.push(self.window_profile(&profile, window, files));
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    fn profile(&mut self, recordings: &[Recording], bounds: (i64, i64), cpu_us: u64) -> Profile {
+        let rate_hz = self.sampler.rate_hz();
+        Profile::of(recordings, bounds, cpu_us * 1_000, rate_hz, &mut self.symbols)
+    }
+
+    fn window_profile(
+        &self,
+        profile: &Profile,
+        window: Window,
+        files: Vec<String>,
+    ) -> WindowProfile {
+        WindowProfile {
+            process: profile.process.clone(),
+            window,
+            backend: self.sampler.backend().to_string(),
+            cpu_ns: profile.cpu_ns,
+            quality: profile.quality,
+            areas: areas(profile),
+            files,
+        }
+    }
+
+    /// Writes the line of time of the whole run.
+    pub(crate) fn finish(&mut self, folder: &RunFolder) -> Result<(), Failure> {
+        let written = self.timeline.write().map_err(|e| unwritable(&e))?;
+        folder.subfolder(FOLDER).map_err(|e| unwritable(&e))?;
+        let name = format!("{FOLDER}/timeline.firefox.json.gz");
+        folder.write(&name, written).map_err(|e| unwritable(&e))?;
+        if self.timeline.left_out() > 0 {
+            let text = format!("{name} lacks the last {} samples", self.timeline.left_out());
+            self.allowances.push(text);
+        }
+        Ok(())
+    }
+}
+
+/// A window as files are called and as its title says.
+fn name(window: Window) -> &'static str {
+    match window {
+        Window::Warmup => "warmup",
+        Window::Measured => "measured",
+        Window::Drain => "drain",
+    }
+}
+
+/// `profiles/<phase>-<process>.svg` and its like; those of warm-up and drain say so.
+fn write_files(
+    folder: &RunFolder,
+    profile: &Profile,
+    title: &Title,
+) -> Result<Vec<String>, Failure> {
+    let suffix = match &*title.window {
+        "measured" => String::new(),
+        window => format!("-{window}"),
+    };
+    let stem = format!("{FOLDER}/{}-{}{suffix}", plain(&title.phase), plain(&profile.process));
+    let picture = flamegraph(profile, title).map_err(|e| unwritable(&e))?;
+    let pprof = pprof(profile, title).map_err(|e| unwritable(&e))?;
+    let text = folded(profile, Begin::AtTheThread).join("\n") + "\n";
+    let files = [
+        picture.map(|picture| (format!("{stem}.svg"), picture.into_bytes())),
+        Some((format!("{stem}.pb.gz"), pprof)),
+        Some((format!("{stem}.folded"), text.into_bytes())),
+    ];
+    folder.subfolder(FOLDER).map_err(|e| unwritable(&e))?;
+    let mut names = Vec::new();
+    for (name, content) in files.into_iter().flatten() {
+        folder.write(&name, content).map_err(|e| unwritable(&e))?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// A name as a part of a file's.
+fn plain(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect()
+}
+
+fn unwritable(error: &dyn std::error::Error) -> Failure {
+    Failure::new("the profiles can't be written").caused_by(error)
+}
