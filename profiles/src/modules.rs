@@ -1,21 +1,21 @@
 //! What a process runs: its threads' names and the files it has mapped.
 
+use std::io;
+
 use procfs::process::{MMPermissions, MMapPath, Process};
 
 use crate::recording::{Mapping, Recording};
 
 /// Reads both from `/proc`, beside what was known before: a thread that has ended keeps its name.
-pub(crate) fn describe(recording: &mut Recording) {
-    let Some(process) = i32::try_from(recording.pid).ok().and_then(|pid| Process::new(pid).ok())
-    else {
-        return;
-    };
+pub(crate) fn describe(recording: &mut Recording) -> io::Result<()> {
+    let pid = i32::try_from(recording.pid).map_err(io::Error::other)?;
+    let process = Process::new(pid).map_err(io::Error::other)?;
     for task in process.tasks().into_iter().flatten().flatten() {
         if let Ok(stat) = task.stat() {
             recording.threads.insert(task.tid.unsigned_abs(), stat.comm);
         }
     }
-    let Ok(maps) = process.maps() else { return };
+    let maps = process.maps().map_err(io::Error::other)?;
     let runnable = maps.into_iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE));
     for map in runnable {
         let MMapPath::Path(path) = map.pathname else { continue };
@@ -25,4 +25,5 @@ pub(crate) fn describe(recording: &mut Recording) {
             recording.mappings.push(mapping);
         }
     }
+    Ok(())
 }

@@ -5,12 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recording::{Recording, is_kernel};
+use crate::recording::Recording;
 use crate::symbols::{Function, Location, Symbols};
-
-/// What a thread begins in: a stack that does not end there was cut off.
-const ROOTS: [&str; 7] =
-    ["_start", "__clone3", "clone3", "__clone", "clone", "start_thread", "ret_from_fork_asm"];
 
 /// A window of a process's recording, with its functions' names.
 #[derive(Clone, Debug, Default)]
@@ -69,8 +65,10 @@ impl Quality {
     pub const RATIO: std::ops::RangeInclusive<f64> = 0.8..=1.25;
     /// Largest share of samples without a stack.
     pub const MOST_EMPTY: f64 = 0.05;
-    /// Largest share of samples whose innermost function has no name.
-    pub const MOST_UNRESOLVED: f64 = 0.2;
+    /// Largest share of samples whose innermost function has no name. It is not small because what
+    /// calls it has one in most: a server without its own functions' names still has those that it lends
+    /// to its extensions.
+    pub const MOST_UNRESOLVED: f64 = 0.5;
 
     /// Samples for each one that the CPU time should have brought.
     #[must_use]
@@ -135,12 +133,12 @@ impl Quality {
         merged: &mut Merged,
     ) {
         for ((thread, stack), samples) in recording.between(from_us, to_us) {
-            let addresses = recording.stacks.get(stack);
-            let locations = symbols.stack(recording, addresses);
+            let Some(stack) = recording.stacks.get(stack) else { continue };
+            let locations = symbols.stack(recording, &stack.addresses);
             self.samples += samples;
             if locations.is_empty() {
                 self.empty += samples;
-            } else if is_truncated(addresses, &locations) {
+            } else if stack.is_truncated {
                 self.truncated += samples;
             }
             if locations.first().is_some_and(|location| !location.is_known) {
@@ -198,11 +196,4 @@ impl Profile {
         let ns = u128::from(self.cpu_ns) * u128::from(samples) / u128::from(self.quality.samples);
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
-}
-
-/// A stack that the kernel alone is in is whole.
-fn is_truncated(addresses: &[u64], locations: &[Arc<Location>]) -> bool {
-    let has_user_part = addresses.last().is_some_and(|address| !is_kernel(*address));
-    let outermost = locations.last().and_then(|location| location.functions.last());
-    has_user_part && !outermost.is_some_and(|function| ROOTS.contains(&&*function.name))
 }

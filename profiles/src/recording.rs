@@ -27,36 +27,37 @@ pub struct Mapping {
     pub path: PathBuf,
 }
 
-/// Stacks of addresses, innermost first, each one kept once.
-///
-/// An address behind a call is one less than where the call returns to: within the call.
+/// A stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RawStack {
+    /// Addresses, innermost first. One that calls the one before is within the call, not where that
+    /// returns to.
+    pub addresses: Box<[u64]>,
+    /// Its outer part is missing.
+    pub is_truncated: bool,
+}
+
+/// Stacks, each one kept once.
 #[derive(Clone, Debug, Default)]
 pub struct Stacks {
-    numbers: HashMap<Box<[u64]>, u32>,
-    stacks: Vec<Box<[u64]>>,
+    numbers: HashMap<RawStack, u32>,
+    stacks: Vec<RawStack>,
 }
 
 impl Stacks {
     /// The stack's number.
-    pub fn number(&mut self, stack: &[u64]) -> u32 {
-        if let Some(number) = self.numbers.get(stack) {
-            return *number;
-        }
-        let number = u32::try_from(self.stacks.len()).expect("no run has as many stacks");
-        self.stacks.push(stack.into());
-        self.numbers.insert(stack.into(), number);
-        number
+    pub fn number(&mut self, stack: RawStack) -> u32 {
+        let next = u32::try_from(self.stacks.len()).expect("no run has as many stacks");
+        *self.numbers.entry(stack).or_insert_with_key(|stack| {
+            self.stacks.push(stack.clone());
+            next
+        })
     }
 
     /// The stack with this number.
     #[must_use]
-    pub fn get(&self, number: u32) -> &[u64] {
-        self.stacks.get(number as usize).map_or(&[], |stack| stack)
-    }
-
-    /// All of them, by number.
-    pub fn iter(&self) -> impl Iterator<Item = &[u64]> {
-        self.stacks.iter().map(|stack| &**stack)
+    pub fn get(&self, number: u32) -> Option<&RawStack> {
+        self.stacks.get(number as usize)
     }
 }
 
@@ -108,12 +109,20 @@ mod tests {
 
     #[test]
     fn a_stack_is_kept_once() {
+        let stack = |addresses: &[u64], is_truncated| RawStack {
+            addresses: addresses.into(),
+            is_truncated,
+        };
+        let all = [
+            stack(&[1, 2], false),
+            stack(&[2, 1], false),
+            stack(&[1, 2], false),
+            stack(&[1, 2], true),
+        ];
         let mut stacks = Stacks::default();
-        let numbers: Vec<u32> =
-            [&[1, 2][..], &[2, 1], &[1, 2], &[]].map(|stack| stacks.number(stack)).into();
-        assert_eq!(numbers, [0, 1, 0, 2]);
-        assert_eq!(stacks.get(1), [2, 1]);
-        assert!(stacks.get(9).is_empty());
+        assert_eq!(all.clone().map(|stack| stacks.number(stack)), [0, 1, 0, 2]);
+        assert_eq!(stacks.get(1), Some(&all[1]));
+        assert_eq!(stacks.get(9), None);
     }
 
     #[test]

@@ -72,8 +72,9 @@ impl Timeline {
             }
             let thread = self.thread(recording, sample.thread);
             let stack = *stacks.entry((sample.thread, sample.stack)).or_insert_with(|| {
-                let locations = symbols.stack(recording, recording.stacks.get(sample.stack));
-                self.stack(thread, &locations)
+                let stack = recording.stacks.get(sample.stack);
+                let addresses = stack.map_or(&[][..], |stack| &stack.addresses);
+                self.stack(thread, &symbols.stack(recording, addresses))
             });
             let time = self.time(sample.time_us);
             self.profile.add_sample(thread, time, stack, cpu, 1);
@@ -212,12 +213,12 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::recording::{Sample, Stacks};
+    use crate::recording::{RawStack, Sample, Stacks};
 
     #[test]
     fn processes_threads_samples_and_phases_are_there() {
         let mut stacks = Stacks::default();
-        let stack = stacks.number(&[0x10, 0x20]);
+        let stack = stacks.number(RawStack { addresses: [0x10, 0x20].into(), is_truncated: false });
         let sample = |time_us| Sample { time_us, thread: 8, stack };
         let recording = Recording {
             process: "consumer-0".into(),

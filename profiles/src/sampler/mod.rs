@@ -2,6 +2,7 @@
 //! sampling costs them nothing but the interrupts.
 
 mod perf_event;
+mod unwind;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,19 +11,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use perf_event::{Events, Terms};
+use perf_event::{Events, Terms, Written, record};
+use unwind::Unwinding;
 
 use crate::modules;
 use crate::recording::Recording;
 
 /// How often what was sampled is fetched.
-const FETCH_INTERVAL: Duration = Duration::from_millis(50);
+const FETCH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where samples come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// perf_event_open(2).
-    PerfEvent {
+    /// perf_event_open(2), on all CPUs: the lightest, and the only one that sees what switching between
+    /// threads costs. What is sampled of others is dropped at once.
+    PerfEventCpus,
+    /// perf_event_open(2), for each thread.
+    PerfEventThreads {
         /// Whether it sees into the kernel. Without that, what the kernel does for a process counts
         /// where the process called it.
         kernel: bool,
@@ -32,8 +37,11 @@ pub enum Backend {
 impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::PerfEvent { kernel: true } => "perf-event",
-            Self::PerfEvent { kernel: false } => "perf-event (without the kernel's part)",
+            Self::PerfEventCpus => "perf-event on all CPUs",
+            Self::PerfEventThreads { kernel: true } => "perf-event by thread",
+            Self::PerfEventThreads { kernel: false } => {
+                "perf-event by thread, without the kernel's part"
+            }
         })
     }
 }
@@ -45,12 +53,21 @@ impl Backend {
     ///
     /// It permits nothing: see perf_event_open(2), `/proc/sys/kernel/perf_event_paranoid`.
     pub fn perf_event() -> io::Result<Self> {
-        let probe = |kernel| Events::open(std::process::id(), Terms { rate_hz: 1, kernel });
-        let kernel = probe(true).is_ok();
-        if !kernel {
-            probe(false)?;
+        let own = std::process::id();
+        let terms = |kernel| Terms { rate_hz: 1, kernel };
+        if Events::of_the_machine(terms(true)).is_ok() {
+            return Ok(Self::PerfEventCpus);
         }
-        Ok(Self::PerfEvent { kernel })
+        let kernel = Events::of_a_process(own, terms(true)).is_ok();
+        if !kernel {
+            Events::of_a_process(own, terms(false))?;
+        }
+        Ok(Self::PerfEventThreads { kernel })
+    }
+
+    fn terms(self, rate_hz: u32) -> Terms {
+        let kernel = !matches!(self, Self::PerfEventThreads { kernel: false });
+        Terms { rate_hz, kernel }
     }
 }
 
@@ -59,21 +76,29 @@ impl Backend {
 pub struct Sampler {
     backend: Backend,
     rate_hz: u32,
-    targets: Arc<Mutex<BTreeMap<u32, Target>>>,
+    sampling: Arc<Mutex<Sampling>>,
     /// Closed, it ends the thread.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// What is shared with the thread that fetches samples.
+#[derive(Default)]
+struct Sampling {
+    /// Those of all CPUs, or of each process.
+    events: Vec<(Option<u32>, Events)>,
+    targets: BTreeMap<u32, Target>,
+}
+
 /// A process that is sampled.
 struct Target {
-    events: Events,
+    unwinding: Unwinding,
     recording: Recording,
 }
 
-impl std::fmt::Debug for Target {
+impl std::fmt::Debug for Sampling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("process", &self.recording.process).finish_non_exhaustive()
+        f.debug_set().entries(self.targets.keys()).finish()
     }
 }
 
@@ -82,17 +107,21 @@ impl Sampler {
     ///
     /// # Errors
     ///
-    /// There is no thread for it.
+    /// The kernel does not permit it any more, or there is no thread for it.
     pub fn start(backend: Backend, rate_hz: u32) -> io::Result<Self> {
-        let targets = Arc::<Mutex<BTreeMap<u32, Target>>>::default();
+        let mut sampling = Sampling::default();
+        if backend == Backend::PerfEventCpus {
+            sampling.events.push((None, Events::of_the_machine(backend.terms(rate_hz))?));
+        }
+        let sampling = Arc::new(Mutex::new(sampling));
         let (stop, stopped) = channel();
-        let fetched = Arc::clone(&targets);
+        let fetched = Arc::clone(&sampling);
         let thread = std::thread::Builder::new().name("sampler".into()).spawn(move || {
             while stopped.recv_timeout(FETCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                lock(&fetched).values_mut().for_each(Target::fetch);
+                lock(&fetched).fetch();
             }
         })?;
-        Ok(Self { backend, rate_hz, targets, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { backend, rate_hz, sampling, stop: Some(stop), thread: Some(thread) })
     }
 
     /// What takes the samples.
@@ -113,11 +142,16 @@ impl Sampler {
     ///
     /// It has ended, or we may not look into it.
     pub fn attach(&self, process: &str, pid: u32) -> io::Result<()> {
-        let Backend::PerfEvent { kernel } = self.backend;
-        let events = Events::open(pid, Terms { rate_hz: self.rate_hz, kernel })?;
         let mut recording = Recording { process: process.into(), pid, ..Recording::default() };
-        modules::describe(&mut recording);
-        lock(&self.targets).insert(pid, Target { events, recording });
+        modules::describe(&mut recording)?;
+        let mut unwinding = Unwinding::new();
+        unwinding.learn(&recording.mappings);
+        let mut sampling = lock(&self.sampling);
+        if let Backend::PerfEventThreads { .. } = self.backend {
+            let events = Events::of_a_process(pid, self.backend.terms(self.rate_hz))?;
+            sampling.events.push((Some(pid), events));
+        }
+        sampling.targets.insert(pid, Target { unwinding, recording });
         Ok(())
     }
 
@@ -125,9 +159,12 @@ impl Sampler {
     /// have ended are let go.
     #[must_use]
     pub fn take(&self) -> Vec<Recording> {
-        let mut targets = lock(&self.targets);
-        let taken = targets.values_mut().map(Target::take).collect();
-        targets.retain(|pid, _| std::fs::exists(format!("/proc/{pid}")).unwrap_or(false));
+        let mut sampling = lock(&self.sampling);
+        sampling.fetch();
+        let taken = sampling.targets.values_mut().map(Target::take).collect();
+        let lives = |pid: u32| std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+        sampling.targets.retain(|pid, _| lives(*pid));
+        sampling.events.retain(|(pid, _)| pid.is_none_or(lives));
         taken
     }
 }
@@ -141,15 +178,36 @@ impl Drop for Sampler {
     }
 }
 
-impl Target {
+impl Sampling {
     fn fetch(&mut self) {
-        self.events.read(&mut self.recording);
+        let Self { events, targets } = self;
+        for (_, events) in events {
+            events.read(|written| match written {
+                Written::Sample(sample) => {
+                    if let Some(target) = sample.pid().and_then(|pid| targets.get_mut(&pid)) {
+                        record(sample, &mut target.unwinding, &mut target.recording);
+                    }
+                }
+                Written::Name { process, thread, name } => {
+                    if let Some(target) = targets.get_mut(&process) {
+                        let name = String::from_utf8_lossy(name).into_owned();
+                        target.recording.threads.insert(thread, name);
+                    }
+                }
+                // Nobody knows whose they were.
+                Written::Lost(samples) => {
+                    targets.values_mut().for_each(|target| target.recording.lost += samples);
+                }
+            });
+        }
     }
+}
 
+impl Target {
     fn take(&mut self) -> Recording {
-        self.fetch();
         // Of one that has ended what was read before stays.
-        modules::describe(&mut self.recording);
+        let _ = modules::describe(&mut self.recording);
+        self.unwinding.learn(&self.recording.mappings);
         let Recording { process, pid, threads, mappings, .. } = &self.recording;
         let next = Recording {
             process: process.clone(),
@@ -162,6 +220,6 @@ impl Target {
     }
 }
 
-fn lock(targets: &Mutex<BTreeMap<u32, Target>>) -> MutexGuard<'_, BTreeMap<u32, Target>> {
-    targets.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(sampling: &Mutex<Sampling>) -> MutexGuard<'_, Sampling> {
+    sampling.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,22 +1,28 @@
 //! The kernel's own sampler: perf_event_open(2) on the software clock.
 //!
-//! An event for each thread and each CPU, since the kernel lets threads that are started later inherit
-//! an event only if it is bound to a CPU. The clock runs while the thread does, so that each sample
-//! stands for the same CPU time.
+//! Where it is permitted, an event for each CPU, which samples whatever runs there. Else one for each
+//! thread and CPU (threads that are started later inherit an event only if it is bound to a CPU): then
+//! the clock is stopped and started with each switch between threads, which costs microseconds, and in
+//! which nothing is sampled.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
-use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
+use nix::{ioctl_write_int_bad, libc, request_code_none};
 use perf_event::data::{Record, Sample};
 use perf_event::events::Software;
-use perf_event::{Builder, Clock, SampleFlag, Sampler};
+use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
-use crate::recording::{self, Recording, is_kernel};
+use super::unwind::{REGISTERS, Unwinding};
+use crate::recording::{self, RawStack, Recording, is_kernel};
 
-/// Bytes of samples that wait to be read, for each thread and CPU: those of a fifth of a second, with
-/// deep stacks, at 1,000 a second.
-const RING_BYTES: usize = 64 * 1024;
+/// Bytes of samples that wait to be read, for each CPU: those of a tenth of a second at 499 a
+/// second.
+const RING_BYTES: usize = 1024 * 1024;
+
+/// Bytes of stack that are copied with each sample, from its end on.
+const STACK_BYTES: u32 = 16 * 1024;
 
 /// Entries of a chain that say where the following ones were run, and are no addresses
 /// (`PERF_CONTEXT_MAX`).
@@ -31,40 +37,84 @@ pub(super) struct Terms {
     pub(super) kernel: bool,
 }
 
-/// The events of a process.
+/// Events that run, and where they write.
 pub(super) struct Events {
+    /// One for each CPU, into which all events of that CPU write.
     rings: Vec<Sampler>,
+    /// The others, which last as long as they are held.
+    redirected: Vec<Counter>,
+}
+
+/// What the kernel wrote.
+pub(super) enum Written<'a> {
+    /// A sample.
+    Sample(&'a Sample<'a>),
+    /// A thread of a process has a name.
+    Name { process: u32, thread: u32, name: &'a [u8] },
+    /// Samples that it had no room for.
+    Lost(u64),
 }
 
 impl Events {
-    /// Starts to sample all threads of a process, and those that they will start.
-    pub(super) fn open(pid: u32, terms: Terms) -> io::Result<Self> {
-        // One that is off takes no events.
-        let cpus = sysconf(SysconfVar::_NPROCESSORS_CONF).ok().flatten().unwrap_or(1);
-        let mut events = Self { rings: Vec::new() };
-        for thread in threads(pid)? {
-            for cpu in 0..usize::try_from(cpus).unwrap_or(1) {
-                match open(thread, cpu, terms) {
-                    Ok(ring) => events.rings.push(ring),
-                    // It has ended meanwhile, or the CPU is off.
-                    Err(error) if is_gone(&error) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        match events.rings.is_empty() {
-            true => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            false => Ok(events),
-        }
+    /// Starts to sample whatever runs.
+    pub(super) fn of_the_machine(terms: Terms) -> io::Result<Self> {
+        Self::open(None, terms)
     }
 
-    /// Moves what was sampled into the recording.
-    pub(super) fn read(&mut self, recording: &mut Recording) {
+    /// Starts to sample all threads of a process, and those that they will start.
+    pub(super) fn of_a_process(pid: u32, terms: Terms) -> io::Result<Self> {
+        Self::open(Some(&threads(pid)?), terms)
+    }
+
+    fn open(threads: Option<&[i32]>, terms: Terms) -> io::Result<Self> {
+        let threads: Vec<Option<i32>> = match threads {
+            None => vec![None],
+            Some(threads) => threads.iter().copied().map(Some).collect(),
+        };
+        // One that is off takes no events.
+        let cpus = sysconf(SysconfVar::_NPROCESSORS_CONF).ok().flatten().unwrap_or(1);
+        let mut events = Self { rings: Vec::new(), redirected: Vec::new() };
+        for cpu in 0..usize::try_from(cpus).unwrap_or(1) {
+            let mut ring: Option<Sampler> = None;
+            for &thread in &threads {
+                let event = match open(thread, cpu, terms) {
+                    Ok(event) => event,
+                    // It has ended meanwhile, or the CPU is off.
+                    Err(error) if is_gone(&error) => continue,
+                    Err(error) => return Err(error),
+                };
+                match &ring {
+                    None => ring = Some(event.sampled(RING_BYTES)?),
+                    Some(ring) => {
+                        write_into(&event, ring)?;
+                        events.redirected.push(event);
+                    }
+                }
+            }
+            events.rings.extend(ring);
+        }
+        if events.rings.is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        events.rings.iter_mut().try_for_each(|ring| ring.enable())?;
+        events.redirected.iter_mut().try_for_each(Counter::enable)?;
+        Ok(events)
+    }
+
+    /// Takes what was written since the last time.
+    pub(super) fn read(&mut self, mut take: impl FnMut(Written<'_>)) {
         for ring in &mut self.rings {
             while let Some(record) = ring.next_record() {
                 match record.parse_record() {
-                    Ok(record) => take(&record, recording),
-                    Err(_) => recording.lost += 1,
+                    Ok(Record::Sample(sample)) => take(Written::Sample(&sample)),
+                    Ok(Record::Comm(named)) => take(Written::Name {
+                        process: named.pid,
+                        thread: named.tid,
+                        name: named.comm.split(|byte| *byte == 0).next().unwrap_or_default(),
+                    }),
+                    Ok(Record::Lost(lost)) => take(Written::Lost(lost.lost)),
+                    // A sample of a thread of the kernel's has no registers, which the parser expects.
+                    Ok(_) | Err(_) => {}
                 }
             }
         }
@@ -75,21 +125,39 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV))
 }
 
-fn open(thread: i32, cpu: usize, terms: Terms) -> io::Result<Sampler> {
+ioctl_write_int_bad!(set_output, request_code_none!(b'$', 5));
+
+/// Makes an event write into another one's ring.
+fn write_into(event: &Counter, ring: &Sampler) -> io::Result<()> {
+    // SAFETY: PERF_EVENT_IOC_SET_OUTPUT takes two open events, which both are, and changes no memory of
+    // ours.
+    #[allow(unsafe_code)]
+    unsafe { set_output(event.as_raw_fd(), ring.as_raw_fd()) }?;
+    Ok(())
+}
+
+fn open(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Counter> {
     let mut builder = Builder::new(Software::CPU_CLOCK);
+    match thread {
+        None => builder.any_pid().exclude_idle(true),
+        Some(thread) => builder.observe_pid(thread),
+    };
     builder
-        .observe_pid(thread)
         .one_cpu(cpu)
         .inherit(true)
         .sample_period(1_000_000_000 / u64::from(terms.rate_hz.max(1)))
         .sample(SampleFlag::TID | SampleFlag::TIME | SampleFlag::CALLCHAIN)
-        // The clock that phases are cut by.
-        .clockid(Clock::REALTIME)
+        // The process's part of the chain is unwound from its registers and stack.
+        .sample(SampleFlag::REGS_USER | SampleFlag::STACK_USER)
+        .sample_regs_user(REGISTERS)
+        .sample_stack_user(STACK_BYTES)
+        .exclude_callchain_user(true)
         .exclude_kernel(!terms.kernel)
         .exclude_callchain_kernel(!terms.kernel)
-        .comm(true)
-        .enabled(true);
-    builder.build()?.sampled(RING_BYTES)
+        // The clock that phases are cut by.
+        .clockid(Clock::REALTIME)
+        .comm(true);
+    builder.build()
 }
 
 /// The numbers of a process's threads.
@@ -101,34 +169,24 @@ fn threads(pid: u32) -> io::Result<Vec<i32>> {
     Ok(threads)
 }
 
-fn take(record: &Record<'_>, recording: &mut Recording) {
-    match record {
-        Record::Sample(sample) => take_sample(sample, recording),
-        Record::Comm(named) => {
-            let name = String::from_utf8_lossy(&named.comm);
-            recording.threads.insert(named.tid, name.trim_end_matches('\0').to_owned());
-        }
-        Record::Lost(lost) => recording.lost += lost.lost,
-        _ => {}
-    }
-}
-
-fn take_sample(sample: &Sample<'_>, recording: &mut Recording) {
+/// Moves a sample into the recording of its process.
+pub(super) fn record(sample: &Sample<'_>, unwinding: &mut Unwinding, recording: &mut Recording) {
     let (Some(thread), Some(time_ns)) = (sample.tid(), sample.time()) else { return };
-    let stack = recording.stacks.number(&addresses(sample.callchain().unwrap_or_default()));
+    let mut addresses = kernel_part(sample.callchain().unwrap_or_default());
+    let registers = sample.regs_user().map_or(&[][..], |registers| &registers.regs);
+    let stack = sample.stack_user().unwrap_or_default();
+    let is_whole = unwinding.unwind(registers, stack, &mut addresses);
+    let stack = RawStack { addresses: addresses.into(), is_truncated: !is_whole };
+    let stack = recording.stacks.number(stack);
     let time_us = i64::try_from(time_ns / 1_000).unwrap_or(i64::MAX);
     recording.samples.push(recording::Sample { time_us, thread, stack });
 }
 
-/// The addresses of a chain, each within the instruction that is run or that calls.
-fn addresses(chain: &[u64]) -> Vec<u64> {
-    let mut addresses = Vec::with_capacity(chain.len());
-    for &address in chain.iter().filter(|entry| **entry < FIRST_CONTEXT) {
-        // The first of the kernel's and the first of the process's are where they stand.
-        let calls = addresses.last().is_some_and(|last| is_kernel(*last) == is_kernel(address));
-        addresses.push(if calls { address.saturating_sub(1) } else { address });
-    }
-    addresses
+/// The kernel's addresses of a chain, each within the instruction that is run or that calls.
+fn kernel_part(chain: &[u64]) -> Vec<u64> {
+    let addresses = chain.iter().filter(|entry| **entry < FIRST_CONTEXT && is_kernel(**entry));
+    let within = |(n, address): (usize, &u64)| if n == 0 { *address } else { address - 1 };
+    addresses.enumerate().map(within).collect()
 }
 
 #[cfg(test)]
@@ -139,9 +197,8 @@ mod tests {
     fn a_chain_becomes_addresses_within_calls() {
         let (kernel, user) = (-128_i64 as u64, -512_i64 as u64);
         let entry = 0xffff_8000_0000_1000;
-        let chain = [kernel, entry, entry + 0x10, user, 0x1000, 0x2000, 0x3000];
-        assert_eq!(addresses(&chain), [entry, entry + 0xf, 0x1000, 0x1fff, 0x2fff]);
-        assert_eq!(addresses(&[user, 0x1000]), [0x1000]);
-        assert!(addresses(&[]).is_empty());
+        let chain = [kernel, entry, entry + 0x10, user, 0x1000];
+        assert_eq!(kernel_part(&chain), [entry, entry + 0xf]);
+        assert!(kernel_part(&[user, 0x1000]).is_empty());
     }
 }

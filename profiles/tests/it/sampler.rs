@@ -15,8 +15,7 @@ const RATE_HZ: u32 = 997;
 const CPU: Duration = Duration::from_millis(1_500);
 
 /// Attaches to a burner and takes the profile of its next CPU time.
-fn profiled(what: &str) -> (Profile, Recording) {
-    let backend = Backend::perf_event().expect("perf_event_open is permitted to tests");
+fn profiled(backend: Backend, what: &str) -> (Profile, Recording) {
     let sampler = Sampler::start(backend, RATE_HZ).unwrap();
     let burner = Burner::start(what);
     let mut meter = ProcessMeter::open(burner.pid()).unwrap();
@@ -59,31 +58,56 @@ fn assert_shares(profile: &Profile, functions: [&str; 2]) {
     );
 }
 
+/// What tests are permitted, of what there is.
+fn backends() -> Vec<Backend> {
+    let permitted = Backend::perf_event().expect("perf_event_open is permitted to tests");
+    let by_thread = Backend::PerfEventThreads { kernel: false };
+    if permitted == by_thread { vec![by_thread] } else { vec![permitted, by_thread] }
+}
+
 #[test]
 fn functions_have_their_true_shares() {
-    let (profile, _) = profiled("apart");
-    assert_eq!(profile.quality.flaw(), None, "{:?}", profile.quality);
-    assert_shares(&profile, ["::apart_seven", "::apart_three"]);
+    for backend in backends() {
+        let (profile, _) = profiled(backend, "apart");
+        assert_eq!(profile.quality.flaw(), None, "{backend}: {:?}", profile.quality);
+        assert_shares(&profile, ["::apart_seven", "::apart_three"]);
+    }
 }
 
 /// Two that were inlined into one function are told apart by their addresses.
 #[test]
 fn inlined_functions_have_their_true_shares() {
-    let (profile, _) = profiled("inlined");
-    assert_eq!(profile.quality.flaw(), None, "{:?}", profile.quality);
-    assert_shares(&profile, ["inlined_seven", "inlined_three"]);
+    for backend in backends() {
+        let (profile, _) = profiled(backend, "inlined");
+        assert_eq!(profile.quality.flaw(), None, "{backend}: {:?}", profile.quality);
+        assert_shares(&profile, ["inlined_seven", "inlined_three"]);
+    }
 }
 
 #[test]
 fn stacks_reach_the_threads_beginning() {
-    let (profile, recording) = profiled("apart");
-    let quality = profile.quality;
-    assert!(quality.share(quality.truncated) < 0.05, "{quality:?} {:#?}", profile.stacks);
-    assert_eq!((quality.empty, quality.lost), (0, 0));
-    let whole = profile.stacks.iter().max_by_key(|stack| stack.samples).unwrap();
-    assert_eq!(whole.thread, "burner::burn", "{:?}", recording.threads);
-    let source = whole.functions().find_map(|function| function.source.clone()).unwrap();
-    assert!(source.0.ends_with("burner.rs"), "{source:?}");
-    let all: u64 = profile.stacks.iter().map(|stack| profile.cpu_ns_of(stack.samples)).sum();
-    assert!(profile.cpu_ns - all < profile.stacks.len() as u64);
+    for backend in backends() {
+        let (profile, recording) = profiled(backend, "apart");
+        let quality = profile.quality;
+        assert!(quality.share(quality.truncated) < 0.05, "{quality:?} {:#?}", profile.stacks);
+        assert_eq!((quality.empty, quality.lost), (0, 0));
+        let whole = profile.stacks.iter().max_by_key(|stack| stack.samples).unwrap();
+        assert_eq!(whole.thread, "burner::burn", "{:?}", recording.threads);
+        let source = whole.functions().find_map(|function| function.source.clone()).unwrap();
+        assert!(source.0.ends_with("burner.rs"), "{source:?}");
+        let all: u64 = profile.stacks.iter().map(|stack| profile.cpu_ns_of(stack.samples)).sum();
+        assert!(profile.cpu_ns - all < profile.stacks.len() as u64);
+    }
+}
+
+#[test]
+fn a_process_that_is_not_there_is_refused() {
+    for backend in backends() {
+        let sampler = Sampler::start(backend, RATE_HZ).unwrap();
+        let burner = Burner::start("apart");
+        let gone = burner.pid();
+        drop(burner);
+        assert!(sampler.attach("gone", gone).is_err());
+        assert!(sampler.take().is_empty());
+    }
 }
