@@ -17,12 +17,13 @@ use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 use super::unwind::{REGISTERS, Unwinding};
 use crate::recording::{self, RawStack, Recording, is_kernel};
 
-/// Bytes of samples that wait to be read, for each CPU: those of a tenth of a second at 499 a
-/// second.
-const RING_BYTES: usize = 1024 * 1024;
+/// Bytes of samples that wait to be read, for each CPU: the most that may be had. They are locked in
+/// memory, of which the kernel lends users without privileges little.
+const RING_BYTES: [usize; 4] = [1 << 20, 1 << 19, 1 << 18, 1 << 17];
 
-/// Bytes of stack that are copied with each sample, from its end on.
-const STACK_BYTES: u32 = 16 * 1024;
+/// Bytes of stack that are copied with each sample, from its end on: what is farther out is missing.
+/// Rust's frames are large where structures are moved.
+const STACK_BYTES: u32 = 32 * 1024;
 
 /// Entries of a chain that say where the following ones were run, and are no addresses
 /// (`PERF_CONTEXT_MAX`).
@@ -77,18 +78,18 @@ impl Events {
         for cpu in 0..usize::try_from(cpus).unwrap_or(1) {
             let mut ring: Option<Sampler> = None;
             for &thread in &threads {
-                let event = match open(thread, cpu, terms) {
-                    Ok(event) => event,
-                    // It has ended meanwhile, or the CPU is off.
-                    Err(error) if is_gone(&error) => continue,
-                    Err(error) => return Err(error),
-                };
-                match &ring {
-                    None => ring = Some(event.sampled(RING_BYTES)?),
-                    Some(ring) => {
+                let opened = match &ring {
+                    None => with_ring(thread, cpu, terms).map(|first| ring = Some(first)),
+                    Some(ring) => open(thread, cpu, terms).and_then(|event| {
                         write_into(&event, ring)?;
                         events.redirected.push(event);
-                    }
+                        Ok(())
+                    }),
+                };
+                match opened {
+                    // It has ended meanwhile, or the CPU is off.
+                    Err(error) if is_gone(&error) => {}
+                    opened => opened?,
                 }
             }
             events.rings.extend(ring);
@@ -158,6 +159,18 @@ fn open(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Counter> {
         .clockid(Clock::REALTIME)
         .comm(true);
     builder.build()
+}
+
+/// The same with a ring to write into, as large as may be.
+fn with_ring(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Sampler> {
+    let mut opened = Err(io::Error::from_raw_os_error(libc::EPERM));
+    for bytes in RING_BYTES {
+        opened = open(thread, cpu, terms)?.sampled(bytes);
+        if !opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
+            break;
+        }
+    }
+    opened
 }
 
 /// The numbers of a process's threads.
