@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::{Profile, Stack};
-use crate::symbols::KERNEL;
+use crate::symbols::{KERNEL, Location};
 
 /// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,18 +73,26 @@ impl Area {
         known.map(|(_, area)| *area)
     }
 
-    /// What a stack does: what its innermost function does whose name says so.
+    /// What a stack does: what its innermost place does that says so.
     #[must_use]
     pub fn of_stack(stack: &Stack) -> Self {
-        let in_the_process = stack.locations.iter().filter(|place| place.module != KERNEL);
-        let functions = in_the_process.flat_map(|place| &place.functions);
-        match functions.clone().find_map(|function| Self::of(&function.name)) {
-            Some(area) => area,
-            None if functions.count() == 0 => Self::Kernel,
-            None => Self::Other,
+        let mut in_the_process =
+            stack.locations.iter().filter(|place| place.module != KERNEL).peekable();
+        if in_the_process.peek().is_none() {
+            return Self::Kernel;
         }
+        in_the_process.find_map(|place| Self::of_place(place)).unwrap_or(Self::Other)
+    }
+
+    fn of_place(place: &Location) -> Option<Self> {
+        let by_name = place.functions.iter().find_map(|function| Self::of(&function.name));
+        let is_all_of_one = |(module, _): &&(&str, Self)| *module == place.module;
+        by_name.or_else(|| MODULES.iter().find(is_all_of_one).map(|(_, area)| *area))
     }
 }
+
+/// Files of which all is of one area, as their functions have no names in servers as they are packed.
+const MODULES: &[(&str, Area)] = &[("pgoutput.so", Area::Encode)];
 
 /// Beginnings of names, without what leads and says nothing; the first one that fits counts.
 ///
@@ -181,6 +189,8 @@ const AREAS: &[(&str, Area)] = &[
     ("WalSndUpdateProgress", Area::Send),
     ("internal_flush", Area::Send),
     ("socket_", Area::Send),
+    // Looking for the consumer's replies.
+    ("secure_read", Area::Runtime),
     ("secure_", Area::Send),
     ("pq_", Area::Send),
     ("WaitEventSetWait", Area::Runtime),
@@ -256,7 +266,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::symbols::{Function, Location};
+    use crate::symbols::Function;
 
     fn stack(places: &[(&str, &str)]) -> Stack {
         let place = |(module, name): &(&str, &str)| {
@@ -297,6 +307,14 @@ mod tests {
             ),
             (&[(KERNEL, "schedule")], Area::Kernel),
             (&[("postgres", "ReorderBufferCommit"), ("postgres", "WalSndLoop")], Area::Decode),
+            (
+                &[
+                    ("postgres", "OidSendFunctionCall"),
+                    ("pgoutput.so", "pgoutput.so+0x5cb0"),
+                    ("postgres", "xact_decode"),
+                ],
+                Area::Encode,
+            ),
             (&[], Area::Kernel),
         ] {
             assert_eq!(Area::of_stack(&stack(places)), area, "{places:?}");

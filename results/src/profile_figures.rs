@@ -64,3 +64,53 @@ fn figures(windows: &[&WindowProfile], rows: u64) -> ProfileFigures {
         files: windows.iter().flat_map(|window| window.files.clone()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use walbench_metrics::Window;
+    use walbench_profiles::area::AreaSamples;
+
+    use super::*;
+
+    fn window(process: &str, window: Window, cpu_ns: u64, areas: &[(Area, u64)]) -> WindowProfile {
+        let samples = areas.iter().map(|(_, samples)| samples).sum();
+        let found = |(area, samples): &(Area, u64)| AreaSamples {
+            area: *area,
+            samples: *samples,
+            in_kernel: samples / 2,
+        };
+        WindowProfile {
+            process: process.into(),
+            window,
+            backend: "a clock".into(),
+            cpu_ns,
+            quality: Quality { samples, expected: samples, ..Quality::default() },
+            areas: areas.iter().map(found).collect(),
+            files: vec![format!("{process}-{window:?}")],
+        }
+    }
+
+    #[test]
+    fn the_areas_are_all_of_the_measured_rows_cpu_time() {
+        let windows = [
+            window("a", Window::Warmup, 7_000_000, &[(Area::Send, 900)]),
+            window("a", Window::Measured, 3_000_000, &[(Area::Read, 100), (Area::Encode, 40)]),
+            window("b", Window::Measured, 1_000_000, &[(Area::Read, 8)]),
+            window("a", Window::Drain, 1_000_000, &[(Area::Read, 60)]),
+        ];
+        let profiles = profiles(&windows, |process| if process == "a" { 1_000 } else { 0 });
+        let [a, b] = &profiles[..] else { panic!("{profiles:#?}") };
+        assert_eq!((a.process.as_str(), b.process.as_str()), ("a", "b"));
+        assert_eq!((a.cpu_seconds, a.quality.samples, a.flaw.as_deref()), (0.004, 200, None));
+        let per_row: Vec<_> =
+            a.areas.iter().map(|area| (area.area.as_str(), area.cpu_us_per_row.unwrap())).collect();
+        assert_eq!(per_row, [("read", 3.2), ("encode", 0.8)]);
+        assert_eq!((a.areas[0].share, a.areas[0].kernel_share), (0.8, 0.5));
+        let (low, high) = (a.areas[0].cpu_us_per_row_low, a.areas[0].cpu_us_per_row_high);
+        assert!(low.unwrap() < 3.1 && high.unwrap() > 3.3, "{:#?}", a.areas);
+        // What was sampled in the warm-up can be looked at as well.
+        assert_eq!(a.files, ["a-Warmup", "a-Measured", "a-Drain"]);
+        assert_eq!(b.areas[0].cpu_us_per_row, None);
+        assert_eq!(b.flaw.as_deref(), Some("8 samples are too few to draw shares from"));
+    }
+}

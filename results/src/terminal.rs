@@ -4,13 +4,15 @@ use std::fmt::Write;
 
 use crate::destination::{Destination, DestinationTable};
 use crate::human;
-use crate::metrics_json::Metrics;
+use crate::metrics_json::{AreaFigures, Metrics};
 use crate::summary::sentence;
 
 /// Lines at most.
 const LINES: usize = 30;
 /// Phases shown; a sweep may have more.
 const PHASES: usize = 10;
+/// Areas of code shown.
+const AREAS: usize = 4;
 /// Reasons shown.
 const REASONS: usize = 6;
 
@@ -25,6 +27,9 @@ pub fn terminal(metrics: &Metrics) -> String {
     let _ = writeln!(text, "limit: {}\n", on_one_line(&metrics.limit.evidence));
     text.push_str(&phases(metrics));
     more(&mut text, metrics.phases.len(), PHASES, "phase");
+    if let Some(profile) = profiled(metrics) {
+        let _ = writeln!(text, "\n{profile}");
+    }
     let _ = writeln!(text, "\n{}", verification(metrics));
     let compared_with = metrics.verification.destination.as_ref();
     if let Some(destination) = compared_with.filter(|it| it.is_compared()) {
@@ -95,6 +100,23 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+/// Where the CPU time of the last phase's first consumer went, if that is known.
+fn profiled(metrics: &Metrics) -> Option<String> {
+    let profiles = &metrics.phases.iter().rev().find(|phase| !phase.profiles.is_empty())?.profiles;
+    let profile = profiles.first()?;
+    let said = match &profile.flaw {
+        Some(flaw) => on_one_line(flaw),
+        None => {
+            let mut areas: Vec<_> = profile.areas.iter().collect();
+            areas.sort_by(|a, b| b.share.total_cmp(&a.share));
+            let area =
+                |area: &&AreaFigures| format!("{} {}", area.area, human::percent(area.share));
+            areas.iter().take(AREAS).map(area).collect::<Vec<_>>().join(", ")
+        }
+    };
+    Some(format!("CPU of {}: {said}; flamegraphs in profiles/", profile.process))
 }
 
 fn verification(metrics: &Metrics) -> String {

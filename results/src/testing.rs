@@ -11,10 +11,12 @@ use walbench_metrics::sample::{
 use walbench_metrics::{Timing, Window};
 use walbench_phases::Plan;
 use walbench_profiles::Machine;
+use walbench_profiles::area::{Area, AreaSamples};
+use walbench_profiles::profile::Quality;
 
 use crate::environment::{Environment, Server};
 use crate::metrics_json::Metrics;
-use crate::outcome::{Delivered, DrainVerdict, PhaseOutcome, RunOutcome, TableRows};
+use crate::outcome::{Delivered, DrainVerdict, PhaseOutcome, RunOutcome, TableRows, WindowProfile};
 use crate::tally::Tally;
 
 const SECOND: i64 = 1_000_000;
@@ -90,8 +92,26 @@ fn phase_outcome(index: u32) -> PhaseOutcome {
         wal_start_lsn: Some(1 << 24),
         wal_end_lsn: Some((1 << 24) + 12_000_000),
         completed: true,
-        profiles: Vec::new(),
+        profiles: profiles(index),
     }
+}
+
+/// Of the first phase alone, and of its drain too few samples to say anything.
+fn profiles(index: u32) -> Vec<WindowProfile> {
+    let found = |area, samples, in_kernel| AreaSamples { area, samples, in_kernel };
+    let profile = |window, cpu_ns, samples, areas| WindowProfile {
+        process: "consumer-0".into(),
+        window,
+        backend: "perf-event on all CPUs".into(),
+        cpu_ns,
+        quality: Quality { samples, expected: samples + 20, truncated: 2, ..Quality::default() },
+        areas,
+        files: vec![format!("profiles/steady-consumer-0-{window:?}.svg")],
+    };
+    let areas = vec![found(Area::Read, 300, 270), found(Area::Decode, 80, 0)];
+    let measured = profile(Window::Measured, 900_000_000, 380, areas);
+    let draining = profile(Window::Drain, 60_000_000, 20, vec![found(Area::Decode, 20, 5)]);
+    if index == 0 { vec![measured, draining] } else { Vec::new() }
 }
 
 fn ledger(transactions: [u64; 2]) -> Ledger {

@@ -97,7 +97,13 @@ fn bad_plans() -> Vec<Bad> {
             "[consumer]\nmock_level = \"http\"\n\
              [[clickhouse.mock.faults]]\nkind = \"delay\"\nat_sec = 1",
         ),
-        file("profiling that is not here yet", "profiling", "[profiling]\ntool = \"flame\""),
+        file("profiling that is not here yet", "profiling.tool", "[profiling]\ntool = \"doctor\""),
+        file(
+            "a profiler that is not here yet",
+            "profiling.backend",
+            "[profiling]\ntool = \"flame\"\nbackend = \"pprof\"",
+        ),
+        file("too many samples", "profiling.rate_hz", "[profiling]\nrate_hz = 50_000"),
         arguments("a set without a value", "producer.seed", ["--set", "producer.seed"]),
         arguments("a set of an unknown key", "producer.sed", ["--set", "producer.sed=1"]),
         arguments("a set of a phase that is not there", "phases.7", ["--set", "phases.7.name=x"]),

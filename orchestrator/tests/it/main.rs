@@ -40,6 +40,7 @@ mod losses;
 mod mock_clickhouse;
 mod outages;
 mod plans;
+mod profiling;
 mod refusals;
 mod trouble;
 mod variations;

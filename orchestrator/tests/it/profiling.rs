@@ -1,0 +1,183 @@
+//! `--profile flame`: what a profiled run leaves, whatever ends it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+use flate2::read::GzDecoder;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use walbench_profiles::sampler::Backend;
+use walbench_results::metrics_json::{PhaseFigures, ProfileFigures};
+
+use crate::home::{Home, Running, SHORT_PLAN, Walbench, entries};
+use crate::processes::{signal, until};
+use crate::server::Server;
+use crate::turns::together;
+
+/// A profiled run; where the kernel permits no samples, it must say so instead, which ends the test.
+fn profiled(home: &Home, name: &str) -> Option<Walbench> {
+    let command = || home.run(SHORT_PLAN).on(Server::shared(), name).args(["--profile", "flame"]);
+    if Backend::perf_event().is_ok() {
+        return Some(command().set("profiling.rate_hz", "997"));
+    }
+    let refused = command().ended().with_code(4);
+    refused.said("permits no samples").said("perf_event_paranoid");
+    home.assert_clean();
+    None
+}
+
+fn of_process<'a>(phase: &'a PhaseFigures, process: &str) -> &'a ProfileFigures {
+    let found = phase.profiles.iter().find(|profile| profile.process == process);
+    found.unwrap_or_else(|| panic!("no {process}: {:#?}", phase.profiles))
+}
+
+fn gunzipped(path: &Path) -> Vec<u8> {
+    let mut content = Vec::new();
+    GzDecoder::new(File::open(path).unwrap()).read_to_end(&mut content).unwrap();
+    content
+}
+
+/// How many of a flamegraph's boxes a browser marks when it is searched for a text, and what it says.
+fn searched(svg: &Path, text: &str) -> (usize, String) {
+    let url = format!("file://{}?s={text}", svg.display());
+    let open = |browser: &str| {
+        let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", &url];
+        Command::new(browser).args(flags).output().ok()
+    };
+    let browsers = ["chromium", "chromium-browser", "google-chrome"];
+    let browser = browsers.into_iter().find_map(open).expect("Chromium is there (.ci/setup)");
+    let page = String::from_utf8(browser.stdout).unwrap();
+    let said = page.rsplit_once("id=\"matched\"").expect("it was drawn").1;
+    let said = said.split(['>', '<']).nth(1).unwrap_or_default().to_owned();
+    (page.matches("fill=\"rgb(230,0,230)\"").count(), said)
+}
+
+#[test]
+fn a_profile_of_each_process_is_written_and_adds_up() {
+    let _turn = together();
+    let home = Home::new();
+    let Some(command) = profiled(&home, "flames") else { return };
+    let plan = [
+        ("phases.0.target_throughput", "5000"),
+        ("phases.0.duration_sec", "4"),
+        ("phases.0.warmup_sec", "1"),
+        ("profiling.producers", "true"),
+    ];
+    let command = plan.into_iter().fold(command, |command, (key, value)| command.set(key, value));
+    command.ended().with_code(0);
+    let metrics = home.metrics();
+    let phase = &metrics.phases[0];
+    let folder = home.run_folder();
+    for process in ["consumer-0", "producer-0", "walsender-0"] {
+        let profile = of_process(phase, process);
+        assert!(profile.backend.starts_with("perf-event"), "{profile:#?}");
+        assert!(profile.quality.samples > 0, "{profile:#?}");
+        // The areas are all of what the process used, by another measure.
+        let used = phase.processes.iter().find(|used| used.name == process).unwrap();
+        let per_row = used.cpu_us_per_row.unwrap();
+        let areas: f64 = profile.areas.iter().filter_map(|area| area.cpu_us_per_row).sum();
+        assert!((areas / per_row - 1.0).abs() < 0.05, "{areas} of {per_row}: {profile:#?}");
+        // So is the text, of the measured window.
+        let text =
+            fs::read_to_string(folder.join(format!("profiles/{}-{process}.folded", phase.name)));
+        let ns = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        let seconds = text.unwrap().lines().map(ns).sum::<u64>() as f64 / 1e9;
+        assert!(seconds > 0.0 && seconds <= profile.cpu_seconds, "{seconds}: {profile:#?}");
+        for file in &profile.files {
+            let path = folder.join(file);
+            let content = match file.ends_with(".gz") {
+                true => gunzipped(&path),
+                false => fs::read(&path).unwrap(),
+            };
+            assert!(!content.is_empty(), "{file}");
+        }
+        assert!(profile.files.iter().any(|file| file.ends_with("-warmup.folded")), "{profile:#?}");
+    }
+    let areas = &of_process(phase, "consumer-0").areas;
+    let has = |name: &str| areas.iter().any(|area| area.area == name);
+    assert!(has("read") && (has("decode") || has("encode")), "{areas:#?}");
+
+    let svg = folder.join(format!("profiles/{}-consumer-0.svg", phase.name));
+    let (marked, said) = searched(&svg, "walbench_consumer");
+    assert!(marked > 5 && said.starts_with("Matched: "), "{marked} {said}");
+    assert_eq!(searched(&svg, "no_such_function").0, 0);
+
+    let timeline = gunzipped(&folder.join("profiles/timeline.firefox.json.gz"));
+    let timeline: Value = serde_json::from_slice(&timeline).unwrap();
+    let threads = timeline["threads"].as_array().unwrap();
+    let marked = threads.iter().map(|thread| thread["markers"]["length"].as_u64().unwrap());
+    assert_eq!(marked.sum::<u64>(), 3);
+    let processes = threads.iter().map(|thread| thread["processName"].as_str().unwrap());
+    assert!(
+        processes.clone().any(|name| name == "walsender-0"),
+        "{:?}",
+        processes.collect::<Vec<_>>()
+    );
+}
+
+/// A profiled run in mid-phase.
+fn under_load(home: &Home, name: &str) -> Option<Running> {
+    let command = profiled(home, name)?;
+    let mut running = command.set("phases.0.duration_sec", "60").start();
+    running.until_under_load();
+    // The worker has been at work for a moment.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    Some(running)
+}
+
+#[test]
+fn an_interrupted_run_leaves_what_it_has() {
+    let _turn = together();
+    let home = Home::new();
+    let Some(running) = under_load(&home, "interrupted_flames") else { return };
+    running.signal(Signal::SIGINT);
+    running.ended().with_code(130);
+    let metrics = home.metrics();
+    assert!(of_process(&metrics.phases[0], "consumer-0").quality.samples > 0);
+    home.assert_clean();
+}
+
+#[test]
+fn a_worker_that_dies_leaves_its_profile() {
+    let _turn = together();
+    let home = Home::new();
+    let Some(running) = under_load(&home, "dead_flames") else { return };
+    signal(running.worker("consumer"), Signal::SIGKILL);
+    running.ended().with_code(4).said("consumer-0 died");
+    let metrics = home.metrics();
+    let profile = of_process(&metrics.phases[0], "consumer-0");
+    assert!(profile.files.iter().any(|file| file.ends_with(".pb.gz")), "{profile:#?}");
+    home.assert_clean();
+}
+
+/// What came before is there, whatever becomes of the run.
+#[test]
+fn a_killed_run_leaves_the_profiles_of_its_ended_phases() {
+    let _turn = together();
+    if Backend::perf_event().is_err() {
+        return;
+    }
+    let home = Home::new();
+    let second = "[[phases]]\nname = \"second\"\nduration_sec = 60\ntarget_throughput = 500\n";
+    let command = home.run(&format!("{SHORT_PLAN}\n{second}"));
+    let mut running = command.args(["--profile", "flame"]).set("profiling.rate_hz", "997").start();
+    running.until_said("phase 2/");
+    running.signal(Signal::SIGKILL);
+    assert!(running.ended().was_killed());
+    let svg = home.run_folder().join("profiles/only-consumer-0.svg");
+    assert!(fs::read_to_string(svg).unwrap().ends_with("</svg>"));
+    // Its server's keeper removes it.
+    until("the server's end", || entries(&home.servers()).is_empty().then_some(()));
+}
+
+#[test]
+fn nothing_is_written_without_a_profiler() {
+    let _turn = together();
+    let home = Home::new();
+    home.run(SHORT_PLAN).on(Server::shared(), "no_flames").ended().with_code(0);
+    assert!(home.metrics().phases[0].profiles.is_empty());
+    let left = entries(&home.run_folder());
+    assert!(!left.iter().any(|path| path.ends_with("profiles")), "{left:?}");
+}
