@@ -23,6 +23,11 @@ Examples:
 
 A slot that follow makes stays, and keeps WAL until it is dropped; --drop-slot drops it at the end.";
 
+const FLAME_DIFF_EXAMPLES: &str = "\
+Examples:
+  walbench flame-diff runs/20260101T120000Z-cpu-only runs/20260101T130000Z-cpu-only
+  walbench flame-diff BEFORE AFTER --phase steady --worker walsender-0 -o walsender.svg";
+
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   walbench verify --postgres postgres://me@localhost/app --publication p --clickhouse http://localhost:8123
@@ -68,6 +73,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Read a slot's stream and do nothing with it: how fast the server can send
     Ceiling(CeilingArgs),
+    /// What changed between two profiled runs: CPU time for each row, function by function
+    #[command(after_help = FLAME_DIFF_EXAMPLES)]
+    FlameDiff(FlameDiffArgs),
     /// Find and remove what a killed run left behind
     Clean(CleanArgs),
     /// Have a private ClickHouse, or a mock of one, for as long as this command runs
@@ -131,6 +139,24 @@ pub(crate) struct ClickHouseArgs {
     /// Change any key of the plan's [clickhouse.mock], or producer.seed; later ones win
     #[arg(long, value_name = "KEY=VALUE", requires = "mock")]
     pub(crate) set: Vec<String>,
+}
+
+/// Which profiles are compared.
+#[derive(Debug, Args)]
+pub(crate) struct FlameDiffArgs {
+    /// Folder of the run before
+    pub(crate) before: PathBuf,
+    /// Folder of the run after
+    pub(crate) after: PathBuf,
+    /// Phase that both have [default: the last one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) phase: Option<String>,
+    /// Process that both have profiles of: consumer-0, walsender-0, … [default: the first consumer]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) worker: Option<String>,
+    /// Where the differential flamegraph goes
+    #[arg(short, long, value_name = "FILE", default_value = "flame-diff.svg")]
+    pub(crate) output: PathBuf,
 }
 
 /// Which plan, and what to change in it.

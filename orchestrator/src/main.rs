@@ -19,6 +19,7 @@ mod clickhouse;
 mod ending;
 mod environment;
 mod event;
+mod flame_diff;
 mod follow;
 mod keeper;
 mod live;
@@ -70,6 +71,7 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
             runtime(2)?.block_on(follow::follow(&args))
         }
         Command::Verify(args) => runtime(2)?.block_on(verify::verify_tables(&args)),
+        Command::FlameDiff(args) => flame_diff::flame_diff(&args),
         Command::Ceiling(args) => follow::ceiling_of(&args),
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),

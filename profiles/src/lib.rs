@@ -10,11 +10,13 @@
 //! - [`machine`]: what a run ran on.
 //! - [`sampler`]: samples of processes; [`recording`]: what they are.
 //! - [`profile`]: a window of them, with names by [`symbols`].
+//! - [`diff`]: what changed between two profiles.
 //! - [`area`]: CPU time by kind of work; [`formats`]: files for other tools.
 //!
 //! This crate knows nothing of plans or databases.
 
 pub mod area;
+pub mod diff;
 pub mod formats;
 pub mod machine;
 mod modules;

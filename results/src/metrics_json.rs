@@ -347,6 +347,8 @@ pub struct ProfileFigures {
     pub backend: String,
     /// CPU time that it used.
     pub cpu_seconds: f64,
+    /// Rows that it worked on.
+    pub rows: u64,
     /// How far the samples can be trusted.
     pub quality: ProfileQuality,
     /// What is wrong with the samples; no share is to be trusted then.

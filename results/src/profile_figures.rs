@@ -51,6 +51,7 @@ fn figures(windows: &[&WindowProfile], rows: u64) -> ProfileFigures {
         process: first.map(|window| window.process.clone()).unwrap_or_default(),
         backend: first.map(|window| window.backend.clone()).unwrap_or_default(),
         cpu_seconds: cpu_us / 1e6,
+        rows,
         quality: ProfileQuality {
             samples: quality.samples,
             ratio: quality.ratio(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flate2::read::GzDecoder;
@@ -115,6 +115,55 @@ fn a_profile_of_each_process_is_written_and_adds_up() {
         "{:?}",
         processes.collect::<Vec<_>>()
     );
+}
+
+/// Batches of 10 rows cost the consumer more a row than batches of 2,000, and not in decoding.
+#[test]
+fn what_a_smaller_batch_costs_is_found() {
+    let _turn = together();
+    let home = Home::new();
+    for (name, batch) in [("large", "2000"), ("small", "10")] {
+        let Some(command) = profiled(&home, name) else { return };
+        let plan = [
+            ("name", name),
+            ("phases.0.target_throughput", "5000"),
+            ("phases.0.duration_sec", "4"),
+            ("consumer.flush_batch_size", batch),
+        ];
+        plan.into_iter()
+            .fold(command, |command, (key, value)| command.set(key, value))
+            .ended()
+            .with_code(0);
+    }
+    let run = |name: &str| {
+        let is_it = |run: &PathBuf| run.to_str().unwrap().ends_with(name);
+        entries(&home.runs()).into_iter().find(is_it).unwrap().display().to_string()
+    };
+    let [large, small] = ["-large", "-small"].map(run);
+    let said = home.walbench(["flame-diff", &large, &small]).ended().with_code(0).stdout;
+    // before, after, change, area.
+    let change = |area: &str| {
+        let is_it = |line: &&str| line.ends_with(&format!("  {area}"));
+        let line = said.lines().find(is_it).unwrap_or_else(|| panic!("no {area}: {said}"));
+        line.split_whitespace().nth(4).unwrap().parse::<f64>().unwrap()
+    };
+    assert!(change("runtime") > 0.5, "{said}");
+    assert!(change("all") > change("decode") + 0.5, "{said}");
+    let svg = home.path().join("flame-diff.svg");
+    assert!(searched(&svg, "tokio").0 > 3);
+    // Against itself nothing has changed.
+    let same = home.walbench(["flame-diff", &small, &small]).ended().with_code(0);
+    same.answered("No function changed");
+
+    let flame_diff =
+        |more: [&str; 2]| home.walbench(["flame-diff", &large, &small]).args(more).ended();
+    flame_diff(["--phase", "other"]).with_code(2).said("phase \"other\"").said("both have only");
+    flame_diff(["--worker", "me"])
+        .with_code(2)
+        .said("process \"me\"")
+        .said("consumer-0, walsender-0");
+    let nowhere = home.walbench(["flame-diff", &large, "nowhere"]).ended().with_code(2);
+    nowhere.said("nowhere/metrics.json can't be read");
 }
 
 /// A profiled run in mid-phase.

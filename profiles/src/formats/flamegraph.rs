@@ -2,11 +2,12 @@
 
 use std::io;
 
-use inferno::flamegraph::color::{MultiPalette, Palette};
+use inferno::flamegraph::color::{Color, MultiPalette, Palette, PaletteMap};
 use inferno::flamegraph::{Options, from_lines};
 
 use super::Title;
 use super::folded::{Begin, folded};
+use crate::diff::{Change, Side};
 use crate::profile::Profile;
 
 /// Draws a profile; the same profile is always drawn alike. Nothing for one without a sample.
@@ -34,15 +35,64 @@ pub fn flamegraph(profile: &Profile, title: &Title) -> io::Result<Option<String>
     options.factor = 1e-3;
     options.deterministic = true;
     options.colors = Palette::Multi(MultiPalette::Rust);
+    draw(&mut options, &lines).map(Some)
+}
+
+/// Draws what a profile became: as wide as it is, red where functions with all they call take more
+/// time for each row than before, blue where less, grey where the samples can't tell.
+///
+/// # Errors
+///
+/// inferno can't draw it.
+pub fn difference(changes: &[Change], after: &Side, title: &str) -> io::Result<String> {
+    let significant = || changes.iter().filter(|change| change.is_significant);
+    let largest = significant().map(|change| change.ns().abs()).fold(0.0, f64::max);
+    let mut colors = PaletteMap::default();
+    for change in changes {
+        let strength = change.ns().abs() / largest.max(f64::MIN_POSITIVE);
+        colors.insert(&change.function, shade(change, strength));
+    }
+    // What inferno calls "all" has no name yet when it is coloured.
+    colors.insert("", SAME);
+    // In ps: counts are whole numbers.
+    let count = |ns: u64| u128::from(ns) * 1_000 / u128::from(after.rows.max(1));
+    let lines: Vec<String> =
+        after.stacks.iter().map(|(stack, ns)| format!("{stack} {}", count(*ns))).collect();
+    let mut options = Options::default();
+    options.title = title.into();
+    options.subtitle =
+        Some("red: more CPU a row than before; blue: less; grey: no difference".into());
+    options.count_name = "ns of CPU a row".into();
+    options.factor = 1e-3;
+    options.palette_map = Some(&mut colors);
+    draw(&mut options, &lines)
+}
+
+/// The colour of what has not changed.
+const SAME: Color = Color { r: 225, g: 225, b: 225 };
+
+fn shade(change: &Change, strength: f64) -> Color {
+    if !change.is_significant {
+        return SAME;
+    }
+    let faint = 200 - (strength * 160.0).round() as u8;
+    match change.ns() > 0.0 {
+        true => Color { r: 255, g: faint, b: faint },
+        false => Color { r: faint, g: faint, b: 255 },
+    }
+}
+
+fn draw(options: &mut Options<'_>, lines: &[String]) -> io::Result<String> {
     let mut svg = Vec::new();
-    from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
+    from_lines(options, lines.iter().map(String::as_str), &mut svg)
         .map_err(|e| io::Error::other(format!("inferno: {e}")))?;
-    String::from_utf8(svg).map(Some).map_err(io::Error::other)
+    String::from_utf8(svg).map_err(io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diff::changes;
     use crate::formats::testing::profile;
 
     #[test]
@@ -57,6 +107,29 @@ mod tests {
         // What begins a thread is left out where our own code begins.
         assert_eq!(svg.matches("<title>clone3").count(), 1, "{svg}");
         assert_eq!(flamegraph(&profile(), &title).unwrap().unwrap(), svg);
+    }
+
+    #[test]
+    fn what_grew_is_red_and_what_shrank_is_blue() {
+        let side = |folded: &str| {
+            let mut side = Side { samples: 10_000, rows: 10, ..Side::default() };
+            side.add(folded).unwrap();
+            side
+        };
+        let before = side("p;t;grows 1000\np;t;shrinks 5000\np;t;stays 4000");
+        let after = side("p;t;grows 5000\np;t;shrinks 1000\np;t;stays 4000");
+        let svg = difference(&changes(&before, &after), &after, "b").unwrap();
+        let color = |name: &str| {
+            let (_, rest) = svg.split_once(&format!("<title>{name} (")).unwrap();
+            rest.split_once("fill=\"").unwrap().1.split('"').next().unwrap().to_owned()
+        };
+        assert_eq!(color("grows"), "rgb(255,40,40)");
+        assert_eq!(color("shrinks"), "rgb(40,40,255)");
+        assert_eq!(
+            (color("stays"), color("all")),
+            ("rgb(225,225,225)".into(), "rgb(225,225,225)".into())
+        );
+        assert!(svg.contains("stays (400 ns of CPU a row"), "{svg}");
     }
 
     #[test]

@@ -37,11 +37,16 @@ pub fn folded(profile: &Profile, begin: Begin) -> Vec<String> {
 /// The stack's functions, outermost first.
 fn functions(stack: &Stack, begin: Begin) -> Vec<&str> {
     let names: Vec<&str> = stack.functions().rev().map(|function| &*function.name).collect();
-    let ours = names.iter().position(|name| name.trim_start_matches('<').starts_with(OURS));
-    match (begin, ours) {
-        (Begin::AtOurs, Some(first)) => names[first..].to_vec(),
-        _ => names,
+    match begin {
+        Begin::AtTheThread => names,
+        Begin::AtOurs => from_ours(&names).to_vec(),
     }
+}
+
+/// A stack from our first function on, outermost first; all of it, if there is none.
+pub(crate) fn from_ours<'a, 'b>(functions: &'a [&'b str]) -> &'a [&'b str] {
+    let is_ours = |name: &&str| name.trim_start_matches('<').starts_with(OURS);
+    &functions[functions.iter().position(is_ours).unwrap_or_default()..]
 }
 
 /// A name without what separates names.
