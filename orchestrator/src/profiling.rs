@@ -26,7 +26,7 @@ pub(crate) struct Profiling {
     symbols: Symbols,
     timeline: Timeline,
     followed: BTreeSet<(String, u32)>,
-    /// What a reader must know of what was not sampled.
+    /// What a reader must know of what was not sampled, or not written.
     pub(crate) allowances: Vec<String>,
 }
 
@@ -63,7 +63,8 @@ impl Profiling {
         let failed = |e: std::io::Error| {
             Failure::new("the kernel permits no samples of running processes").caused_by(&e).hint(
                 "perf_event_open needs /proc/sys/kernel/perf_event_paranoid at 2 or less, and in a \
-                 container a seccomp profile that permits it; --profile none does without",
+                 container a seccomp profile that permits it, and memory that may be locked (ulimit -l); \
+                 --profile none does without",
             )
         };
         let backend = Backend::perf_event().map_err(failed)?;
@@ -97,13 +98,14 @@ impl Profiling {
         drop(self.sampler.take());
     }
 
-    /// Writes a phase's profiles; `cpu_us` says how much CPU time a process used in a window.
+    /// Writes a phase's profiles; `cpu_us` says how much CPU time a process used in a window. What
+    /// can't be written costs the run nothing else.
     pub(crate) fn write(
         &mut self,
         folder: &RunFolder,
         phase: Phase<'_>,
         cpu_us: impl Fn(Window, &str) -> u64,
-    ) -> Result<Vec<WindowProfile>, Failure> {
+    ) -> Vec<WindowProfile> {
         let mut recordings = self.sampler.take();
         recordings.sort_by(|a, b| (&a.process, a.pid).cmp(&(&b.process, b.pid)));
         for recording in &recordings {
@@ -121,13 +123,22 @@ impl Profiling {
             for of_one in recordings.chunk_by(|a, b| a.process == b.process) {
                 let cpu_us = cpu_us(window, &of_one[0].process);
                 let profile = self.profile(of_one, (from_us, to_us), cpu_us);
-                if profile.quality.samples > 0 {
-                    let files = write_files(folder, &profile, &title)?;
+                let files = match profile.quality.samples {
+                    0 => Ok(Vec::new()),
+                    _ => write_files(folder, &profile, &title),
+                };
+                let files = files.unwrap_or_else(|failure| self.forgo(&failure));
+                if profile.quality.samples > 0 || profile.cpu_ns > 0 {
                     written.push(self.window_profile(&profile, window, files));
                 }
             }
         }
-        Ok(written)
+        written
+    }
+
+    fn forgo<T: Default>(&mut self, failure: &Failure) -> T {
+        self.allowances.push(failure.line());
+        T::default()
     }
 
     fn profile(&mut self, recordings: &[Recording], bounds: (i64, i64), cpu_us: u64) -> Profile {
@@ -152,17 +163,20 @@ impl Profiling {
         }
     }
 
-    /// Writes the line of time of the whole run.
-    pub(crate) fn finish(&mut self, folder: &RunFolder) -> Result<(), Failure> {
-        let written = self.timeline.write().map_err(|e| unwritable(&e))?;
-        folder.subfolder(FOLDER).map_err(|e| unwritable(&e))?;
+    /// Writes the line of time of the whole run, and says what a reader must know.
+    pub(crate) fn finish(mut self, folder: &RunFolder) -> Vec<String> {
         let name = format!("{FOLDER}/timeline.firefox.json.gz");
-        folder.write(&name, written).map_err(|e| unwritable(&e))?;
+        let written = || {
+            let written = self.timeline.write().map_err(|e| unwritable(&e))?;
+            folder.subfolder(FOLDER).map_err(|e| unwritable(&e))?;
+            folder.write(&name, written).map_err(|e| unwritable(&e))
+        };
+        written().unwrap_or_else(|failure| self.forgo(&failure));
         if self.timeline.left_out() > 0 {
             let text = format!("{name} lacks the last {} samples", self.timeline.left_out());
             self.allowances.push(text);
         }
-        Ok(())
+        self.allowances
     }
 }
 
@@ -185,7 +199,7 @@ fn write_files(
         "measured" => String::new(),
         window => format!("-{window}"),
     };
-    let stem = format!("{FOLDER}/{}-{}{suffix}", plain(&title.phase), plain(&profile.process));
+    let stem = format!("{FOLDER}/{}-{}{suffix}", title.phase, profile.process);
     let picture = flamegraph(profile, title).map_err(|e| unwritable(&e))?;
     let pprof = pprof(profile, title).map_err(|e| unwritable(&e))?;
     let text = folded(profile, Begin::AtTheThread).join("\n") + "\n";
@@ -201,12 +215,6 @@ fn write_files(
         names.push(name);
     }
     Ok(names)
-}
-
-/// A name as a part of a file's.
-fn plain(name: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect()
 }
 
 fn unwritable(error: &dyn std::error::Error) -> Failure {

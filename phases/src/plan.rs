@@ -724,7 +724,7 @@ pub struct Profiling {
     /// Where samples of running functions come from.
     pub backend: ProfilingBackend,
     /// Samples of each second that a thread runs.
-    #[schemars(range(min = 1, max = 4_000))]
+    #[schemars(range(min = 1, max = 1_000))]
     pub rate_hz: u32,
     /// Whether producers are sampled as well; consumers always are.
     pub producers: bool,
@@ -749,11 +749,11 @@ impl Default for Profiling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProfilingBackend {
-    /// The kernel's sampler where it is permitted, else pprof.
+    /// What is permitted.
     Auto,
     /// The kernel's sampler, perf_event_open(2), from outside of the processes.
     PerfEvent,
-    /// pprof, a timer in each worker.
+    /// pprof, a timer in each worker; not in this version.
     Pprof,
 }
 

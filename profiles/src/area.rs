@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::formats::folded::is_ours;
 use crate::profile::{Profile, Stack};
 use crate::symbols::{KERNEL, Location};
 
@@ -85,7 +86,10 @@ impl Area {
     }
 
     fn of_place(place: &Location) -> Option<Self> {
-        let by_name = place.functions.iter().find_map(|function| Self::of(&function.name));
+        let by_name = place.functions.iter().find_map(|function| {
+            // What stands around our functions begins their threads and polls their tasks.
+            Self::of(&function.name).or_else(|| is_ours(&function.name).then_some(Self::Other))
+        });
         let is_all_of_one = |(module, _): &&(&str, Self)| *module == place.module;
         by_name.or_else(|| MODULES.iter().find(is_all_of_one).map(|(_, area)| *area))
     }
@@ -100,6 +104,7 @@ const MODULES: &[(&str, Area)] = &[("pgoutput.so", Area::Encode)];
 /// not among them.
 const AREAS: &[(&str, Area)] = &[
     ("walbench_consumer::replication", Area::Read),
+    ("walbench_consumer::source", Area::Read),
     ("walbench_consumer::receiver", Area::Read),
     ("walbench_consumer::reconnect", Area::Read),
     ("walbench_consumer::pgoutput", Area::Decode),
@@ -109,12 +114,15 @@ const AREAS: &[(&str, Area)] = &[
     ("walbench_consumer::rowbinary", Area::Encode),
     ("walbench_consumer::sink::compress", Area::Compress),
     ("walbench_consumer::sink", Area::Send),
+    ("walbench_consumer::clickhouse::convert", Area::Encode),
     ("walbench_consumer::clickhouse", Area::Send),
     ("walbench_consumer::flusher", Area::Send),
     ("walbench_consumer::recorder", Area::Metrics),
     ("walbench_consumer::delivery", Area::Metrics),
     ("walbench_consumer::serve", Area::Metrics),
     ("walbench_consumer::waker", Area::Runtime),
+    ("walbench_consumer::pace", Area::Runtime),
+    ("walbench_consumer::news", Area::Metrics),
     ("walbench_consumer::thread", Area::Runtime),
     ("walbench_producer::workload", Area::Encode),
     ("walbench_producer::write", Area::Send),
@@ -305,6 +313,11 @@ mod tests {
                 &[(own, "alloc::vec::Vec<walbench_consumer::rowbinary::X>::push"), (own, "a")],
                 Area::Other,
             ),
+            (
+                &[(own, "walbench_consumer::verify::rows"), (own, "tokio::runtime::task")],
+                Area::Other,
+            ),
+            (&[(libc, "epoll_wait"), (own, "tokio::runtime::task")], Area::Runtime),
             (&[(KERNEL, "schedule")], Area::Kernel),
             (&[("postgres", "ReorderBufferCommit"), ("postgres", "WalSndLoop")], Area::Decode),
             (

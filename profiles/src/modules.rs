@@ -6,6 +6,9 @@ use procfs::process::{MMPermissions, MMapPath, Process};
 
 use crate::recording::{Mapping, Recording};
 
+/// The kernel's code in each process: what it is called by.
+pub(crate) const VDSO: &str = "[vdso]";
+
 /// Reads both from `/proc`, beside what was known before: a thread that has ended keeps its name.
 pub(crate) fn describe(recording: &mut Recording) -> io::Result<()> {
     let pid = i32::try_from(recording.pid).map_err(io::Error::other)?;
@@ -18,7 +21,11 @@ pub(crate) fn describe(recording: &mut Recording) -> io::Result<()> {
     let maps = process.maps().map_err(io::Error::other)?;
     let runnable = maps.into_iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE));
     for map in runnable {
-        let MMapPath::Path(path) = map.pathname else { continue };
+        let path = match map.pathname {
+            MMapPath::Path(path) => path,
+            MMapPath::Vdso => VDSO.into(),
+            _ => continue,
+        };
         let (start, end) = map.address;
         let mapping = Mapping { start, end, offset: map.offset, path };
         if !recording.mappings.contains(&mapping) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::recording::Recording;
-use crate::symbols::{Function, Location, Symbols};
+use crate::symbols::{Function, KERNEL, Location, Symbols};
 
 /// A window of a process's recording, with its functions' names.
 #[derive(Clone, Debug, Default)]
@@ -52,9 +52,9 @@ pub struct Quality {
     pub empty: u64,
     /// Samples whose stack does not reach the thread's beginning.
     pub truncated: u64,
-    /// Samples whose innermost function has no name.
+    /// Samples whose innermost function outside of the kernel has no name.
     pub unresolved: u64,
-    /// Samples that were taken and could not be kept, in the windows up to this one.
+    /// Samples that were taken in the phase and could not be kept, of whatever ran.
     pub lost: u64,
 }
 
@@ -94,7 +94,8 @@ impl Quality {
             empty: self.empty + empty,
             truncated: self.truncated + truncated,
             unresolved: self.unresolved + unresolved,
-            lost: self.lost + lost,
+            // Each window has those of its phase.
+            lost: self.lost.max(lost),
         }
     }
 
@@ -143,7 +144,9 @@ impl Quality {
             } else if stack.is_truncated {
                 self.truncated += samples;
             }
-            if locations.first().is_some_and(|location| !location.is_known) {
+            // The kernel's functions have no names for users without privileges, and need none.
+            let innermost = locations.iter().find(|location| location.module != KERNEL);
+            if innermost.is_some_and(|location| !location.is_known) {
                 self.unresolved += samples;
             }
             let thread = recording.threads.get(&thread).map_or("[unknown]", String::as_str);
@@ -176,7 +179,7 @@ impl Profile {
         for recording in recordings {
             profile.process.clone_from(&recording.process);
             profile.pid = recording.pid;
-            profile.quality.lost += recording.lost;
+            profile.quality.lost = profile.quality.lost.max(recording.lost);
             profile.quality.count(recording, (from_us, to_us), symbols, &mut merged);
         }
         let stacks = merged.into_iter().map(|((thread, locations), samples)| Stack {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,24 +41,27 @@ pub struct RawStack {
 /// Stacks, each one kept once.
 #[derive(Clone, Debug, Default)]
 pub struct Stacks {
-    numbers: HashMap<RawStack, u32>,
-    stacks: Vec<RawStack>,
+    numbers: HashMap<Arc<RawStack>, u32>,
+    stacks: Vec<Arc<RawStack>>,
 }
 
 impl Stacks {
     /// The stack's number.
     pub fn number(&mut self, stack: RawStack) -> u32 {
         let next = u32::try_from(self.stacks.len()).expect("no run has as many stacks");
-        *self.numbers.entry(stack).or_insert_with_key(|stack| {
-            self.stacks.push(stack.clone());
-            next
-        })
+        if let Some(number) = self.numbers.get(&stack) {
+            return *number;
+        }
+        let stack = Arc::new(stack);
+        self.stacks.push(Arc::clone(&stack));
+        self.numbers.insert(stack, next);
+        next
     }
 
     /// The stack with this number.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<&RawStack> {
-        self.stacks.get(number as usize)
+        self.stacks.get(number as usize).map(|stack| &**stack)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
 
+use crate::modules::VDSO;
 use crate::recording::{Mapping, Recording, is_kernel};
 
 /// Where the executable of this process is, whatever has become of its file.
@@ -78,6 +79,11 @@ impl Symbols {
         let (source, input, module) = match file {
             None if !is_kernel(address) => return unknown("[unknown]", address),
             None => (Source::Kernel(Kernel::default()), Input::AbsAddr(address), KERNEL.into()),
+            Some(file) if file == Path::new(VDSO) => {
+                let function = Function { name: VDSO.into(), source: None };
+                let functions = vec![function];
+                return Location { functions, module: VDSO.into(), address, is_known: true };
+            }
             Some(file) => {
                 let is_own = self.own.as_deref() == Some(file);
                 let path = if is_own { Path::new(OWN_EXECUTABLE) } else { file };

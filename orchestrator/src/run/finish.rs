@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use walbench_consumer::clickhouse::mock::Counters;
 use walbench_metrics::Failure;
-use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_results::destination::Destination;
@@ -62,7 +61,7 @@ impl Run {
         if let Some(early) = stop {
             stop = Some(self.blame_the_server(early).await);
         }
-        let profiled = self.finish_profiles();
+        self.finish_profiles();
         let mut found = Found::default();
         if stop.is_none() {
             found.table_rows = self.count_rows().await;
@@ -75,19 +74,21 @@ impl Run {
             }
         }
         self.end_workers().await;
-        let mut removed = self.remove().await;
-        removed.extend(profiled.err());
+        let removed = self.remove().await;
         let written = self.write_results(left, found, stop.as_ref());
         self.say_how_it_ended(stop, removed, written)
     }
 
-    /// Of a phase that did not come to its end too.
-    fn finish_profiles(&mut self) -> Result<(), Failure> {
-        self.write_profiles(wall_us())?;
-        let Some(mut profiling) = self.profiling.take() else { return Ok(()) };
-        let finished = profiling.finish(&self.folder);
-        self.environment.allowances.append(&mut profiling.allowances);
-        finished
+    /// Of a phase that did not come to its end too, up to where its processes were measured; not for
+    /// somebody who waits for the end.
+    fn finish_profiles(&mut self) {
+        if self.interrupts <= 1 {
+            self.write_profiles(self.measured_us);
+        }
+        let Some(profiling) = self.profiling.take() else { return };
+        if self.interrupts <= 1 && !self.phases.is_empty() {
+            self.environment.allowances.append(&mut profiling.finish(&self.folder));
+        }
     }
 
     /// Producers first, so that what they wrote can still be confirmed.

@@ -70,6 +70,8 @@ pub(crate) struct Run {
     source: Option<Source>,
     watch: Option<Watch>,
     profiling: Option<Profiling>,
+    /// How many phases' profiles are written.
+    profiled_phases: usize,
     /// Where the running phase is cut; `None` between phases.
     cuts: Option<(u32, Cuts)>,
     /// When the processes were last measured, in µs.
@@ -130,6 +132,7 @@ impl Run {
             source: None,
             watch: None,
             profiling: None,
+            profiled_phases: 0,
             cuts: None,
             measured_us: 0,
             owed_resources: 0,
@@ -142,6 +145,8 @@ impl Run {
     /// Everything until the last phase is over. An early end is not the caller's to clean up after:
     /// `finish` is.
     async fn go(&mut self) -> Result<(), Stop> {
+        // What is not permitted is known before a server is started.
+        self.profiling = Profiling::start(&self.plan, self.started_at.as_microsecond())?;
         let server = self.reach_server().await?;
         self.prepare_source(&server).await?;
         self.reach_destination().await?;

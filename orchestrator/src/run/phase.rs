@@ -7,7 +7,7 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::{Finish, FromWorker, PhaseStart};
 use walbench_metrics::sample::ResourceSample;
-use walbench_metrics::{Cuts, Failure, Window};
+use walbench_metrics::{Cuts, Window};
 use walbench_results::outcome::{DrainVerdict, PhaseOutcome};
 
 use super::Run;
@@ -174,18 +174,19 @@ impl Run {
         }
         self.samples.flush()?;
         self.live.end_phase();
-        self.write_profiles(over_us)?;
+        self.write_profiles(over_us);
         Ok(())
     }
 
-    /// Writes the profiles of the phase that was run last, unless they are written.
-    pub(super) fn write_profiles(&mut self, over_us: i64) -> Result<(), Failure> {
+    /// Writes the profiles of the phase that was run last, once.
+    pub(super) fn write_profiles(&mut self, over_us: i64) {
+        let phases = self.phases.len();
         let (Some(profiling), Some(outcome)) = (&mut self.profiling, self.phases.last_mut()) else {
-            return Ok(());
+            return;
         };
-        let Some(planned) = self.plan.phases.get(outcome.index as usize) else { return Ok(()) };
-        if !outcome.profiles.is_empty() {
-            return Ok(());
+        let Some(planned) = self.plan.phases.get(outcome.index as usize) else { return };
+        if std::mem::replace(&mut self.profiled_phases, phases) == phases {
+            return;
         }
         let cuts = Cuts::new(outcome.started_us, planned.warmup_sec, planned.duration_sec);
         let phase = profiling::Phase { name: &planned.name, cuts, over_us };
@@ -195,8 +196,7 @@ impl Run {
             let of_it = resources.into_iter().flat_map(|resources| &resources.processes);
             of_it.filter(|((_, name), _)| name == process).map(|(_, used)| used.cpu_us).sum()
         };
-        outcome.profiles = profiling.write(&self.folder, phase, cpu_us)?;
-        Ok(())
+        outcome.profiles = profiling.write(&self.folder, phase, cpu_us);
     }
 
     /// Where the server's WAL ends now; `None` when it doesn't say.

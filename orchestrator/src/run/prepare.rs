@@ -25,7 +25,6 @@ use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::{Source, slot_names};
-use crate::profiling::Profiling;
 use crate::watch::{Watch, Watched};
 use crate::worker::{CLICKHOUSE_KEEPER, KEEPER, MOCK_CLICKHOUSE, Start, Worker};
 
@@ -289,13 +288,13 @@ impl Run {
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);
-        self.begin_to_profile()
+        self.begin_to_profile();
+        Ok(())
     }
 
     /// From here on the processes that the plan names are sampled.
-    fn begin_to_profile(&mut self) -> Result<(), Stop> {
-        let started_us = self.started_at.as_microsecond();
-        let Some(mut profiling) = Profiling::start(&self.plan, started_us)? else { return Ok(()) };
+    fn begin_to_profile(&mut self) {
+        let Some(profiling) = &mut self.profiling else { return };
         let producers = match self.plan.profiling.producers {
             true => self.producers.clone(),
             false => 0..0,
@@ -309,9 +308,7 @@ impl Run {
                 profiling.allowances.push(text);
             }
         }
-        self.profiling = Some(profiling);
         self.profile_walsenders();
-        Ok(())
     }
 
     /// A consumer that reconnected has another walsender.

@@ -44,7 +44,8 @@ fn searched(svg: &Path, text: &str) -> (usize, String) {
     let url = format!("file://{}?s={text}", svg.display());
     let open = |browser: &str| {
         let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", &url];
-        Command::new(browser).args(flags).output().ok()
+        let output = Command::new("timeout").args(["120", browser]).args(flags).output().unwrap();
+        output.status.success().then_some(output)
     };
     let browsers = ["chromium", "chromium-browser", "google-chrome"];
     let browser = browsers.into_iter().find_map(open).expect("Chromium is there (.ci/setup)");
@@ -168,7 +169,7 @@ fn what_a_smaller_batch_costs_is_found() {
 
 /// A profiled run in mid-phase.
 fn under_load(home: &Home, name: &str) -> Option<Running> {
-    let command = profiled(home, name)?;
+    let command = profiled(home, name)?.set("phases.0.target_throughput", "3000");
     let mut running = command.set("phases.0.duration_sec", "60").start();
     running.until_under_load();
     // The worker has been at work for a moment.

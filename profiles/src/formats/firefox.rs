@@ -63,13 +63,12 @@ impl Timeline {
     pub fn add(&mut self, recording: &Recording, symbols: &mut Symbols) {
         let mut stacks: HashMap<(u32, u32), Option<StackHandle>> = HashMap::new();
         let cpu = CpuDelta::from_nanos(1_000_000_000 / u64::from(self.rate_hz.max(1)));
-        let mut samples = recording.samples.clone();
+        let room = usize::try_from(MOST_SAMPLES - self.samples).unwrap_or(usize::MAX);
+        let kept = &recording.samples[..recording.samples.len().min(room)];
+        self.left_out += (recording.samples.len() - kept.len()) as u64;
+        let mut samples = kept.to_vec();
         samples.sort_by_key(|sample| sample.time_us);
         for sample in &samples {
-            if self.samples >= MOST_SAMPLES {
-                self.left_out += 1;
-                continue;
-            }
             let thread = self.thread(recording, sample.thread);
             let stack = *stacks.entry((sample.thread, sample.stack)).or_insert_with(|| {
                 let stack = recording.stacks.get(sample.stack);

@@ -45,8 +45,12 @@ fn functions(stack: &Stack, begin: Begin) -> Vec<&str> {
 
 /// A stack from our first function on, outermost first; all of it, if there is none.
 pub(crate) fn from_ours<'a, 'b>(functions: &'a [&'b str]) -> &'a [&'b str] {
-    let is_ours = |name: &&str| name.trim_start_matches('<').starts_with(OURS);
-    &functions[functions.iter().position(is_ours).unwrap_or_default()..]
+    &functions[functions.iter().position(|name| is_ours(name)).unwrap_or_default()..]
+}
+
+/// Whether a function is one of walbench's.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.trim_start_matches('<').starts_with(OURS)
 }
 
 /// A name without what separates names.

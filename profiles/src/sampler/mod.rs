@@ -18,7 +18,7 @@ use crate::modules;
 use crate::recording::Recording;
 
 /// How often what was sampled is fetched.
-const FETCH_INTERVAL: Duration = Duration::from_millis(20);
+const FETCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Where samples come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,11 +146,14 @@ impl Sampler {
         modules::describe(&mut recording)?;
         let mut unwinding = Unwinding::new();
         unwinding.learn(&recording.mappings);
+        let events = match self.backend {
+            Backend::PerfEventCpus => None,
+            Backend::PerfEventThreads { .. } => {
+                Some(Events::of_a_process(pid, self.backend.terms(self.rate_hz))?)
+            }
+        };
         let mut sampling = lock(&self.sampling);
-        if let Backend::PerfEventThreads { .. } = self.backend {
-            let events = Events::of_a_process(pid, self.backend.terms(self.rate_hz))?;
-            sampling.events.push((Some(pid), events));
-        }
+        sampling.events.extend(events.map(|events| (Some(pid), events)));
         sampling.targets.insert(pid, Target { unwinding, recording });
         Ok(())
     }
@@ -159,9 +162,14 @@ impl Sampler {
     /// have ended are let go.
     #[must_use]
     pub fn take(&self) -> Vec<Recording> {
+        let mut taken: Vec<Recording> = {
+            let mut sampling = lock(&self.sampling);
+            sampling.fetch();
+            sampling.targets.values_mut().map(Target::take).collect()
+        };
+        // Of one that has ended what was read before stays.
+        taken.iter_mut().for_each(|recording| drop(modules::describe(recording)));
         let mut sampling = lock(&self.sampling);
-        sampling.fetch();
-        let taken = sampling.targets.values_mut().map(Target::take).collect();
         let lives = |pid: u32| std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
         sampling.targets.retain(|pid, _| lives(*pid));
         sampling.events.retain(|(pid, _)| pid.is_none_or(lives));
@@ -194,6 +202,12 @@ impl Sampling {
                         target.recording.threads.insert(thread, name);
                     }
                 }
+                Written::Mapped { process, mapping } => {
+                    if let Some(target) = targets.get_mut(&process) {
+                        target.unwinding.learn(std::slice::from_ref(&mapping));
+                        target.recording.mappings.push(mapping);
+                    }
+                }
                 // Nobody knows whose they were.
                 Written::Lost(samples) => {
                     targets.values_mut().for_each(|target| target.recording.lost += samples);
@@ -205,9 +219,6 @@ impl Sampling {
 
 impl Target {
     fn take(&mut self) -> Recording {
-        // Of one that has ended what was read before stays.
-        let _ = modules::describe(&mut self.recording);
-        self.unwinding.learn(&self.recording.mappings);
         let Recording { process, pid, threads, mappings, .. } = &self.recording;
         let next = Recording {
             process: process.clone(),

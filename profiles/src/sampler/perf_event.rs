@@ -5,8 +5,11 @@
 //! the clock is stopped and started with each switch between threads, which costs microseconds, and in
 //! which nothing is sampled.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::unistd::{SysconfVar, sysconf};
 use nix::{ioctl_write_int_bad, libc, request_code_none};
@@ -15,15 +18,27 @@ use perf_event::events::Software;
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
 use super::unwind::{REGISTERS, Unwinding};
-use crate::recording::{self, RawStack, Recording, is_kernel};
+use crate::recording::{self, Mapping, RawStack, Recording, is_kernel};
 
-/// Bytes of samples that wait to be read, for each CPU: the most that may be had. They are locked in
-/// memory, of which the kernel lends users without privileges little.
-const RING_BYTES: [usize; 4] = [1 << 20, 1 << 19, 1 << 18, 1 << 17];
+/// Room for samples.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Bytes of samples that wait to be read, for each CPU.
+    ring_bytes: usize,
+    /// Bytes of stack that are copied with each sample, from its end on: what is farther out is missing.
+    /// Rust's frames are large where structures are moved.
+    stack_bytes: u32,
+}
 
-/// Bytes of stack that are copied with each sample, from its end on: what is farther out is missing.
-/// Rust's frames are large where structures are moved.
-const STACK_BYTES: u32 = 32 * 1024;
+/// The most that may be had: rings are locked in memory, of which the kernel lends users without
+/// privileges little. All of it holds the samples of 10 ms at 1,000 a second, the larger ones three
+/// times.
+const ROOM: [Room; 4] = [
+    Room { ring_bytes: 1 << 20, stack_bytes: 32 << 10 },
+    Room { ring_bytes: 1 << 19, stack_bytes: 16 << 10 },
+    Room { ring_bytes: 1 << 18, stack_bytes: 8 << 10 },
+    Room { ring_bytes: 1 << 17, stack_bytes: 8 << 10 },
+];
 
 /// Entries of a chain that say where the following ones were run, and are no addresses
 /// (`PERF_CONTEXT_MAX`).
@@ -52,6 +67,8 @@ pub(super) enum Written<'a> {
     Sample(&'a Sample<'a>),
     /// A thread of a process has a name.
     Name { process: u32, thread: u32, name: &'a [u8] },
+    /// A process has mapped a file to run it.
+    Mapped { process: u32, mapping: Mapping },
     /// Samples that it had no room for.
     Lost(u64),
 }
@@ -59,37 +76,45 @@ pub(super) enum Written<'a> {
 impl Events {
     /// Starts to sample whatever runs.
     pub(super) fn of_the_machine(terms: Terms) -> io::Result<Self> {
-        Self::open(None, terms)
+        Self::as_large_as_may_be(&[None], terms)
     }
 
     /// Starts to sample all threads of a process, and those that they will start.
     pub(super) fn of_a_process(pid: u32, terms: Terms) -> io::Result<Self> {
-        Self::open(Some(&threads(pid)?), terms)
+        let threads: Vec<Option<i32>> = threads(pid)?.into_iter().map(Some).collect();
+        Self::as_large_as_may_be(&threads, terms)
     }
 
-    fn open(threads: Option<&[i32]>, terms: Terms) -> io::Result<Self> {
-        let threads: Vec<Option<i32>> = match threads {
-            None => vec![None],
-            Some(threads) => threads.iter().copied().map(Some).collect(),
-        };
+    fn as_large_as_may_be(threads: &[Option<i32>], terms: Terms) -> io::Result<Self> {
+        let mut opened = Err(io::Error::from_raw_os_error(libc::EPERM));
+        for room in ROOM {
+            opened = Self::open(threads, terms, room);
+            if !opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
+                break;
+            }
+        }
+        opened
+    }
+
+    fn open(threads: &[Option<i32>], terms: Terms, room: Room) -> io::Result<Self> {
         // One that is off takes no events.
         let cpus = sysconf(SysconfVar::_NPROCESSORS_CONF).ok().flatten().unwrap_or(1);
         let mut events = Self { rings: Vec::new(), redirected: Vec::new() };
         for cpu in 0..usize::try_from(cpus).unwrap_or(1) {
             let mut ring: Option<Sampler> = None;
-            for &thread in &threads {
-                let opened = match &ring {
-                    None => with_ring(thread, cpu, terms).map(|first| ring = Some(first)),
-                    Some(ring) => open(thread, cpu, terms).and_then(|event| {
+            for &thread in threads {
+                let event = match open(thread, cpu, terms, room.stack_bytes) {
+                    Ok(event) => event,
+                    // It has ended meanwhile, or the CPU is off.
+                    Err(error) if is_gone(&error) => continue,
+                    Err(error) => return Err(error),
+                };
+                match &ring {
+                    None => ring = Some(event.sampled(room.ring_bytes)?),
+                    Some(ring) => {
                         write_into(&event, ring)?;
                         events.redirected.push(event);
-                        Ok(())
-                    }),
-                };
-                match opened {
-                    // It has ended meanwhile, or the CPU is off.
-                    Err(error) if is_gone(&error) => {}
-                    opened => opened?,
+                    }
                 }
             }
             events.rings.extend(ring);
@@ -112,6 +137,15 @@ impl Events {
                         process: named.pid,
                         thread: named.tid,
                         name: named.comm.split(|byte| *byte == 0).next().unwrap_or_default(),
+                    }),
+                    Ok(Record::Mmap(mapped)) => take(Written::Mapped {
+                        process: mapped.pid,
+                        mapping: Mapping {
+                            start: mapped.addr,
+                            end: mapped.addr.saturating_add(mapped.len),
+                            offset: mapped.pgoff,
+                            path: path(&mapped.filename),
+                        },
                     }),
                     Ok(Record::Lost(lost)) => take(Written::Lost(lost.lost)),
                     // A sample of a thread of the kernel's has no registers, which the parser expects.
@@ -137,7 +171,11 @@ fn write_into(event: &Counter, ring: &Sampler) -> io::Result<()> {
     Ok(())
 }
 
-fn open(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Counter> {
+fn path(name: &[u8]) -> PathBuf {
+    OsStr::from_bytes(name.split(|byte| *byte == 0).next().unwrap_or_default()).into()
+}
+
+fn open(thread: Option<i32>, cpu: usize, terms: Terms, stack_bytes: u32) -> io::Result<Counter> {
     let mut builder = Builder::new(Software::CPU_CLOCK);
     match thread {
         None => builder.any_pid().exclude_idle(true),
@@ -151,26 +189,15 @@ fn open(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Counter> {
         // The process's part of the chain is unwound from its registers and stack.
         .sample(SampleFlag::REGS_USER | SampleFlag::STACK_USER)
         .sample_regs_user(REGISTERS)
-        .sample_stack_user(STACK_BYTES)
+        .sample_stack_user(stack_bytes)
         .exclude_callchain_user(true)
         .exclude_kernel(!terms.kernel)
         .exclude_callchain_kernel(!terms.kernel)
         // The clock that phases are cut by.
         .clockid(Clock::REALTIME)
-        .comm(true);
+        .comm(true)
+        .mmap(true);
     builder.build()
-}
-
-/// The same with a ring to write into, as large as may be.
-fn with_ring(thread: Option<i32>, cpu: usize, terms: Terms) -> io::Result<Sampler> {
-    let mut opened = Err(io::Error::from_raw_os_error(libc::EPERM));
-    for bytes in RING_BYTES {
-        opened = open(thread, cpu, terms)?.sampled(bytes);
-        if !opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
-            break;
-        }
-    }
-    opened
 }
 
 /// The numbers of a process's threads.
