@@ -28,8 +28,8 @@ pub enum Backend {
     PerfEventCpus,
     /// perf_event_open(2), for each thread.
     PerfEventThreads {
-        /// Whether it sees into the kernel. Without that, what the kernel does for a process counts
-        /// where the process called it.
+        /// Whether it sees into the kernel. Without that nothing is sampled while the kernel works for
+        /// a process, and those samples are missing.
         kernel: bool,
     },
 }
