@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, chown, geteuid};
+use nix::unistd::{Pid, User, chown};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use super::binaries::Program;
 use super::config;
 use super::embedded::Embedded;
 use super::private::{PrivateClickHouse, USER};
-use crate::keeper::{self, LOCK_FILE};
+use crate::keeper;
 use crate::postgres::private::free_port;
 use crate::worker::tail;
 
@@ -50,39 +50,7 @@ pub(crate) async fn serve(
     let server = keeper::greet::<PrivateClickHouse>(&mut reader, &mut writer).await;
     let Some(server) = server else { return Ok(()) };
     let ended = keep(&server, &mut reader, &mut writer).await;
-    // A folder that is kept loses its lock, so that it no longer counts as left behind.
-    if server.keep {
-        let _ = fs::remove_file(server.folder.join(LOCK_FILE));
-    } else {
-        remove(&server.folder).await;
-    }
-    let last = match &ended {
-        Ok(()) => Out::Done(()),
-        Err(failure) => Out::Failed(failure.clone()),
-    };
-    // The orchestrator may be gone; the server is, and that was the point.
-    let _ = writer.send(&last).await;
-    ended
-}
-
-/// The lock goes last: without it `walbench clean` would not know the rest.
-async fn remove(folder: &Path) {
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    while folder.exists() && Instant::now() < deadline {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let _ = match path.is_dir() {
-                true => fs::remove_dir_all(&path),
-                false if entry.file_name() == LOCK_FILE => Ok(()),
-                false => fs::remove_file(&path),
-            };
-        }
-        if fs::read_dir(folder).is_ok_and(|left| left.count() <= 1) {
-            let _ = fs::remove_dir_all(folder);
-            continue;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    keeper::finish(&server.folder, server.keep, ended, &mut writer).await
 }
 
 async fn keep(
@@ -90,7 +58,11 @@ async fn keep(
     reader: &mut WorkerReader,
     writer: &mut WorkerWriter,
 ) -> Result<(), Failure> {
-    let owner = owner(&server.program)?;
+    // ClickHouse's own scripts never run it as root; the engine runs in this process.
+    let owner = match server.program {
+        Program::Library(_) => None,
+        _ => keeper::owner("a ClickHouse server", "clickhouse")?,
+    };
     let _lock = make_folder(server, owner.as_ref())?;
     let mut running = tokio::select! {
         started = start(server, owner.as_ref()) => started?,
@@ -248,18 +220,6 @@ fn with_log(mut failure: Failure, server: &PrivateClickHouse) -> Failure {
         }
     }
     failure
-}
-
-/// Who runs a server: ClickHouse's own scripts never run it as root.
-fn owner(program: &Program) -> Result<Option<User>, Failure> {
-    if !geteuid().is_root() || matches!(program, Program::Library(_)) {
-        return Ok(None);
-    }
-    let user = |name| User::from_name(name).ok().flatten();
-    user("clickhouse").or_else(|| user("nobody")).map(Some).ok_or_else(|| {
-        Failure::new("a server is not run as root, and there is no user clickhouse or nobody")
-            .hint("run walbench as another user, or make one called clickhouse")
-    })
 }
 
 fn make_folder(server: &PrivateClickHouse, owner: Option<&User>) -> Result<Flock<File>, Failure> {

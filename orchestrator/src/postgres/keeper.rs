@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, User, chown, geteuid};
+use nix::unistd::{Pid, User, chown};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use walbench_metrics::Failure;
@@ -20,7 +20,7 @@ use walbench_metrics::message::FromWorker;
 use walbench_phases::plan::Transport;
 
 use super::private::PrivateServer;
-use crate::keeper::{self, LOCK_FILE};
+use crate::keeper;
 
 type Out = FromWorker<()>;
 
@@ -38,36 +38,7 @@ pub(crate) async fn serve(
         return Ok(());
     };
     let ended = keep(&server, &mut reader, &mut writer).await;
-    // A folder that is kept loses its lock, so that it no longer counts as left behind.
-    if server.keep {
-        let _ = fs::remove_file(server.folder.join(LOCK_FILE));
-    } else {
-        remove(&server.folder).await;
-    }
-    let last = match &ended {
-        Ok(()) => Out::Done(()),
-        Err(failure) => Out::Failed(failure.clone()),
-    };
-    // The orchestrator may be gone; the server is, and that was the point.
-    let _ = writer.send(&last).await;
-    ended
-}
-
-/// Removes the server's folder. What was ended at once, above all initdb, leaves processes that
-/// write for a moment more: then what was emptied is not empty, and is emptied again.
-async fn remove(folder: &Path) {
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    // The lock goes last: without it `walbench clean` would not know the rest.
-    for part in ["password", "s", "data", ""] {
-        let part = folder.join(part);
-        let removed = || match part.is_dir() {
-            true => fs::remove_dir_all(&part),
-            false => fs::remove_file(&part),
-        };
-        while removed().is_err() && part.exists() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
+    keeper::finish(&server.folder, server.keep, ended, &mut writer).await
 }
 
 async fn keep(
@@ -75,7 +46,8 @@ async fn keep(
     reader: &mut WorkerReader,
     writer: &mut WorkerWriter,
 ) -> Result<(), Failure> {
-    let owner = owner()?;
+    // PostgreSQL refuses root.
+    let owner = keeper::owner("PostgreSQL", "postgres")?;
     let _lock = make_folder(server, owner.as_ref())?;
     let mut starting = Box::pin(start(server, owner.as_ref()));
     let mut child = tokio::select! {
@@ -99,18 +71,6 @@ async fn keep(
             Ok(())
         }
     }
-}
-
-/// Who runs the server: PostgreSQL refuses root.
-fn owner() -> Result<Option<User>, Failure> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let user = |name| User::from_name(name).ok().flatten();
-    user("postgres").or_else(|| user("nobody")).map(Some).ok_or_else(|| {
-        Failure::new("PostgreSQL does not run as root, and there is no user postgres or nobody")
-            .hint("run walbench as another user, or make one called postgres")
-    })
 }
 
 fn make_folder(server: &PrivateServer, owner: Option<&User>) -> Result<Flock<File>, Failure> {
