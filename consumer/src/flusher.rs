@@ -9,14 +9,17 @@ use tokio::runtime::Handle;
 use walbench_metrics::Window;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
+use walbench_metrics::vitals::ConsumerVitals;
 
 use crate::clickhouse::Description;
+use crate::looks::Looks;
 use crate::news::News;
 use crate::outage::Outage;
 use crate::receiver::Read;
 use crate::recorder::{Flushed, Recorder};
 use crate::sink::{Sink, SinkError, Written};
 use crate::stream::{Job, Work};
+use crate::vitals::Vitals;
 use crate::waker::Waker;
 
 /// Shared by the receiving thread, the flushes and whoever commands them.
@@ -30,12 +33,15 @@ pub(crate) struct Flusher {
     /// Subtracted from our clock to have the orchestrator's, in µs.
     clock_correction_us: i64,
     /// As the receiving thread has them.
+    seen_lsn: AtomicU64,
     received_lsn: AtomicU64,
     confirmed_lsn: AtomicU64,
     in_flight_bytes: AtomicU64,
     read: Mutex<Read>,
     stop: AtomicBool,
     cut: AtomicBool,
+    pub(crate) vitals: Vitals,
+    pub(crate) looks: Looks,
     pub(crate) news: News,
     pub(crate) waker: Waker,
 }
@@ -69,12 +75,15 @@ impl Flusher {
             recorder: Mutex::new(recorder),
             outage: Mutex::default(),
             clock_correction_us,
+            seen_lsn: AtomicU64::new(0),
             received_lsn: AtomicU64::new(0),
             confirmed_lsn: AtomicU64::new(0),
             in_flight_bytes: AtomicU64::new(0),
             read: Mutex::default(),
             stop: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            vitals: Vitals::default(),
+            looks: Looks::default(),
             news,
             waker: Waker::new()?,
         }))
@@ -99,8 +108,9 @@ impl Flusher {
         let flusher = self.clone();
         self.runtime.spawn(async move {
             let Job { number, failures, failed_at, work } = job;
-            let started = Instant::now();
+            let started = flusher.vitals.flush_begins();
             let (work, result) = flusher.carry_out(work).await;
+            flusher.vitals.flush_ends(started);
             if let Ok(written) = &result {
                 flusher.record_flush(&work, *written, started);
             }
@@ -157,7 +167,8 @@ impl Flusher {
 
     /// The receiving thread tells where it is.
     pub(crate) fn stands_at(&self, position: StreamPosition) {
-        let StreamPosition { received_lsn, confirmed_lsn, in_flight_bytes } = position;
+        let StreamPosition { seen_lsn, received_lsn, confirmed_lsn, in_flight_bytes } = position;
+        self.seen_lsn.store(seen_lsn, Ordering::Relaxed);
         self.received_lsn.store(received_lsn, Ordering::Relaxed);
         self.confirmed_lsn.store(confirmed_lsn, Ordering::Relaxed);
         self.in_flight_bytes.store(in_flight_bytes, Ordering::Relaxed);
@@ -166,6 +177,7 @@ impl Flusher {
     /// Where the receiving thread is.
     pub(crate) fn position(&self) -> StreamPosition {
         StreamPosition {
+            seen_lsn: self.seen_lsn.load(Ordering::Relaxed),
             received_lsn: self.received_lsn.load(Ordering::Relaxed),
             confirmed_lsn: self.confirmed_lsn.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
@@ -186,7 +198,8 @@ impl Flusher {
     pub(crate) fn sample(&self, phase: u32, window: Window) -> Vec<ConsumerSample> {
         let position = self.position();
         let mut recorder = lock(&self.recorder);
-        let samples = recorder.samples(self.now_us(), position);
+        let vitals = ConsumerVitals { looks: self.looks.take(), ..self.vitals.take() };
+        let samples = recorder.samples(self.now_us(), position, vitals);
         recorder.enter(phase, window);
         samples
     }

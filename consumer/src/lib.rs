@@ -26,9 +26,12 @@ mod ceiling;
 mod delivery;
 mod flusher;
 mod follow;
+mod looks;
 mod news;
 mod outage;
 mod pace;
+#[cfg(feature = "planted")]
+mod planted;
 mod receiver;
 mod reconnect;
 mod recorder;
@@ -37,6 +40,7 @@ mod sink;
 mod source;
 mod stream;
 mod thread;
+mod vitals;
 mod waker;
 
 pub use ceiling::{Ceiling, Reading, ceiling};

@@ -18,6 +18,7 @@ use crate::recorder::Recorder;
 use crate::replication::{Connection, ReplicationError, ServerError, StatusUpdate};
 use crate::source::{Anew, Interruption, Source, Terms};
 use crate::stream::{Account, Machine, Status};
+use crate::vitals::Doing;
 
 /// At the end the sink has this long for what it was given.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,6 +153,9 @@ impl Receiver {
     /// Receives until asked to stop, or to the end that was set.
     pub(crate) fn run(mut self) -> Result<(Delivered, Read), Failure> {
         let received = self.receive();
+        #[cfg(feature = "planted")]
+        crate::planted::end();
+        self.flusher.looks.hide();
         // It counts also where the stream ends by a failure.
         self.tell_recorder(0);
         self.flusher.has_read(self.read);
@@ -160,6 +164,7 @@ impl Receiver {
     }
 
     fn receive(&mut self) -> Result<(), Failure> {
+        self.show_connection();
         self.arrived_with_the_start();
         while !self.flusher.is_stopping() && self.machine.received_lsn() < self.until_lsn {
             self.step(true)?;
@@ -207,7 +212,7 @@ impl Receiver {
                 break;
             }
             let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
-            self.wait(false, Instant::now() + LOOK_INTERVAL).map_err(failed)?;
+            self.wait(false, Instant::now() + LOOK_INTERVAL, Doing::Waiting).map_err(failed)?;
         }
         self.flush()?;
         self.tell_recorder(0);
@@ -244,7 +249,9 @@ impl Receiver {
         while let Some(job) = self.machine.start_flush(now) {
             self.flusher.start(job);
         }
+        self.flusher.vitals.queued(self.machine.queue());
         self.flusher.stands_at(StreamPosition {
+            seen_lsn: self.machine.message_lsn(),
             received_lsn: self.machine.received_lsn(),
             confirmed_lsn: self.machine.confirmed_lsn(),
             in_flight_bytes: self.machine.in_flight_bytes(),
@@ -258,7 +265,9 @@ impl Receiver {
             Link::Up(connection) => connection,
             Link::Down(_) => return Ok(self.reconnect()?),
         };
-        let reading = reading && self.machine.wants_data();
+        let has_room = self.machine.wants_data();
+        let is_blocked = reading && !has_room;
+        let reading = reading && has_room;
         let now = Instant::now();
         if !reading {
             self.hearing.heard(now);
@@ -281,11 +290,13 @@ impl Receiver {
             return self.take_messages();
         }
         let deadline = self.machine.deadline();
-        if self.wait(reading, deadline)? { self.read() } else { Ok(()) }
+        let meanwhile = if is_blocked { Doing::Blocked } else { Doing::Waiting };
+        if self.wait(reading, deadline, meanwhile)? { self.read() } else { Ok(()) }
     }
 
-    /// Waits until there is something to read (if `reading`) or to do; says whether to read.
-    fn wait(&mut self, reading: bool, deadline: Instant) -> io::Result<bool> {
+    /// Waits until there is something to read (if `reading`) or to do, which is counted as what it
+    /// does `meanwhile`; says whether to read.
+    fn wait(&mut self, reading: bool, deadline: Instant, meanwhile: Doing) -> io::Result<bool> {
         let waker = PollFd::new(self.flusher.waker.as_fd(), PollFlags::POLLIN);
         let stream = match &mut self.link {
             Link::Up(connection) if reading => {
@@ -302,7 +313,10 @@ impl Receiver {
         let timeout = deadline.saturating_duration_since(Instant::now());
         // Rounded up: a poll that ends before the deadline would be for nothing.
         let timeout_ms = timeout.as_micros().div_ceil(1_000).min(1_000) as u16;
-        match poll(&mut fds[..1 + usize::from(polls_stream)], PollTimeout::from(timeout_ms)) {
+        self.flusher.vitals.does(meanwhile);
+        let polled = poll(&mut fds[..1 + usize::from(polls_stream)], PollTimeout::from(timeout_ms));
+        self.flusher.vitals.does(Doing::Working);
+        match polled {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -328,7 +342,9 @@ impl Receiver {
         self.arrived(bytes);
         self.take_messages()?;
         if !self.eager {
+            self.flusher.vitals.does(Doing::Pacing);
             self.pace.after_read(bytes);
+            self.flusher.vitals.does(Doing::Working);
         }
         Ok(())
     }
@@ -341,6 +357,7 @@ impl Receiver {
         self.read.first.get_or_insert(now);
         self.read.last = Some(now);
         self.read.bytes += bytes as u64;
+        self.flusher.vitals.has_read();
         self.tell_recorder(bytes as u64);
     }
 
@@ -368,7 +385,11 @@ impl Receiver {
                 break;
             };
             match tag {
-                b'd' => self.machine.copy_data(body)?,
+                b'd' => {
+                    #[cfg(feature = "planted")]
+                    crate::planted::at_message();
+                    self.machine.copy_data(body)?;
+                }
                 b'E' => {
                     let Source { slot, publication, .. } = &self.source;
                     let error = ServerError::from_body(body);
@@ -386,6 +407,13 @@ impl Receiver {
         Ok(())
     }
 
+    /// Lets the doctor look at the connection.
+    fn show_connection(&self) {
+        if let Link::Up(connection) = &self.link {
+            self.flusher.looks.show(&connection.transport);
+        }
+    }
+
     fn tell_recorder(&mut self, bytes: u64) {
         let account: &mut Account = self.machine.account();
         self.flusher.record(|recorder| recorder.read(bytes, account));
@@ -399,6 +427,7 @@ impl Receiver {
         let now = Instant::now();
         let before = self.before.take().filter(|_| self.machine.received_lsn() <= self.resumed_lsn);
         self.machine.disconnected();
+        self.flusher.looks.hide();
         self.link = Link::Down(match before {
             Some(reconnecting) => reconnecting.again(error, now)?,
             None => {
@@ -416,6 +445,7 @@ impl Receiver {
         self.before = None;
         let news = self.flusher.news.clone();
         news.tell(format!("the stream begins anew, with values as text: {}", reason.line()));
+        self.flusher.looks.hide();
         let renewed = Link::Down(Reconnecting::renew(self.patience, news, Instant::now()));
         if let Link::Up(connection) = std::mem::replace(&mut self.link, renewed) {
             connection.terminate();
@@ -428,7 +458,8 @@ impl Receiver {
         match reconnecting.next(Instant::now()) {
             Next::Wait => {
                 let failed = |e: io::Error| ReplicationError::Io(e).into_failure();
-                self.wait(false, Instant::now() + LOOK_INTERVAL).map(drop).map_err(failed)
+                let deadline = Instant::now() + LOOK_INTERVAL;
+                self.wait(false, deadline, Doing::Disconnected).map(drop).map_err(failed)
             }
             Next::Try => {
                 let (source, terms, flusher) =
@@ -451,6 +482,7 @@ impl Receiver {
         if let Link::Down(before) = std::mem::replace(&mut self.link, Link::Up(connection)) {
             self.before = Some(before.came_back());
         }
+        self.show_connection();
         self.hearing.heard(Instant::now());
         self.arrived_with_the_start();
         self.read.reconnects += 1;
@@ -465,6 +497,8 @@ fn send(
     asks_reply: bool,
 ) -> io::Result<()> {
     let Status { written_lsn, flushed_lsn } = status;
+    #[cfg(feature = "planted")]
+    let flushed_lsn = crate::planted::confirmed(flushed_lsn);
     let update = StatusUpdate { written_lsn, flushed_lsn, now_us, asks_reply };
     connection.transport.write_all(&update.encode())?;
     connection.transport.flush()

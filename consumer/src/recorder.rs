@@ -1,6 +1,7 @@
 //! What the consumer did, by the phase and window its rows were due in, until the next sample.
 
 use walbench_metrics::sample::{ConsumerCounts, ConsumerSample, Interval, Lag, StreamPosition};
+use walbench_metrics::vitals::ConsumerVitals;
 use walbench_metrics::{Timing, Window};
 
 use crate::stream::{Account, Due, Segment};
@@ -141,8 +142,14 @@ impl Recorder {
     }
 
     /// Hands out what was recorded as samples, one for each window that has anything and always
-    /// one for the current, and starts anew.
-    pub(crate) fn samples(&mut self, now_us: i64, position: StreamPosition) -> Vec<ConsumerSample> {
+    /// one for the current, which has the vitals; starts anew.
+    pub(crate) fn samples(
+        &mut self,
+        now_us: i64,
+        position: StreamPosition,
+        vitals: ConsumerVitals,
+    ) -> Vec<ConsumerSample> {
+        let mut vitals = Some(Box::new(vitals));
         let (phase, window) = self.now;
         self.record(phase, window);
         let (now, start_us, worker) = (self.now, self.since_us, &self.worker);
@@ -158,6 +165,7 @@ impl Recorder {
                 flush: std::mem::take(flush),
                 lag: std::mem::take(lag),
                 position,
+                vitals: if (*phase, *window) == now { vitals.take() } else { None },
             }
         });
         let samples = samples.collect();
@@ -197,7 +205,8 @@ mod tests {
         ];
         segments.iter().for_each(|s| recorder.received(s));
         recorder.flushed(&flushed(&segments));
-        let mut samples = recorder.samples(1_000, StreamPosition::default());
+        let mut samples =
+            recorder.samples(1_000, StreamPosition::default(), ConsumerVitals::default());
         samples.sort_by_key(|s| s.interval.window);
         let rows: Vec<_> = samples
             .iter()
@@ -217,8 +226,11 @@ mod tests {
         let mut recorder = Recorder::new("consumer-0".into(), true, 5);
         recorder.enter(0, Window::Warmup);
         recorder.received(&segment(Some(Window::Measured), 1));
-        assert_eq!(recorder.samples(10, StreamPosition::default()).len(), 2);
-        let samples = recorder.samples(20, StreamPosition::default());
+        assert_eq!(
+            recorder.samples(10, StreamPosition::default(), ConsumerVitals::default()).len(),
+            2
+        );
+        let samples = recorder.samples(20, StreamPosition::default(), ConsumerVitals::default());
         assert_eq!(samples.len(), 1);
         let interval = Interval { phase: 0, window: Window::Warmup, start_us: 10, end_us: 20 };
         assert_eq!(samples[0].interval, interval);
@@ -231,7 +243,7 @@ mod tests {
         let segments = [segment(Some(Window::Measured), 3)];
         recorder.received(&segments[0]);
         recorder.flushed(&flushed(&segments));
-        let samples = recorder.samples(10, StreamPosition::default());
+        let samples = recorder.samples(10, StreamPosition::default(), ConsumerVitals::default());
         let sample = samples.iter().find(|s| s.counts.rows == 3).unwrap();
         assert!(sample.flush.is_empty() && sample.lag.commit_to_flushed.is_empty());
     }

@@ -16,6 +16,7 @@ use walbench_phases::clickhouse::ClickhouseAddress;
 
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
+use crate::looks;
 use crate::news::{News, saying};
 use crate::recorder::Recorder;
 use crate::rowbinary::FULL_IDENTITY;
@@ -173,6 +174,12 @@ impl Follower {
         };
         let flusher = Flusher::new(sink, recorder, correction_us, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
+        #[cfg(feature = "planted")]
+        crate::planted::begin();
+        if plan.profiling.wants_doctor() {
+            looks::begin(&flusher)
+                .map_err(|e| Failure::new("the doctor's thread can't be started").caused_by(&e))?;
+        }
         let application_name = format!("walbench {worker}");
         let task = Task {
             source: Source { address, application_name, slot, publication },

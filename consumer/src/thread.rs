@@ -175,7 +175,7 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
         return Ok((Prepared::Streaming(Box::new(streaming.receiver(connection))), notes));
     };
     let position =
-        StreamPosition { received_lsn: confirmed_lsn, confirmed_lsn, in_flight_bytes: 0 };
+        StreamPosition { received_lsn: confirmed_lsn, confirmed_lsn, ..Default::default() };
     streaming.flusher.stands_at(position);
     // It would hold a WAL sender's place for as long as the copy goes on, and may be lost by then.
     connection.terminate();

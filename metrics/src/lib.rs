@@ -6,6 +6,7 @@
 //! - [`stamp`]: the mark each write transaction carries through the WAL.
 //! - [`ledger`]: which stamped transactions were acknowledged or delivered.
 //! - [`sample`]: one worker's counters and timings for one interval.
+//! - [`vitals`]: how workers, servers and the machine spent it: what the doctor reads.
 //! - [`message`]: what orchestrator and workers say to each other.
 //! - [`link`]: the byte stream they say it over.
 //! - [`failure`]: an error that can cross the link and be printed for a person.
@@ -21,6 +22,7 @@ pub mod message;
 pub mod sample;
 pub mod stamp;
 pub mod timing;
+pub mod vitals;
 
 pub use cuts::Cuts;
 pub use failure::Failure;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Timing;
+use crate::vitals::{ConsumerVitals, MachineUse, Scheduling, Waits};
 
 /// The part of a phase that something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -156,6 +157,10 @@ pub struct ConsumerSample {
     pub lag: Lag,
     /// Where the stream stands at the end of the interval.
     pub position: StreamPosition,
+    /// How the interval was spent; in the one sample of several that is of the window the clock was
+    /// in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vitals: Option<Box<ConsumerVitals>>,
 }
 
 /// Lag of every row, by stage.
@@ -262,10 +267,13 @@ impl ConsumerCounts {
 
 /// Where a replication stream stands. Positions are byte offsets in the WAL (LSN).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StreamPosition {
+    /// Position of the last message received; 0 before the first.
+    pub seen_lsn: u64,
     /// End of the last transaction or keepalive received.
     pub received_lsn: u64,
-    /// Confirmed to PostgreSQL as durable.
+    /// Everything before it is durable.
     pub confirmed_lsn: u64,
     /// Bytes received and not yet acknowledged by the sink.
     pub in_flight_bytes: u64,
@@ -285,6 +293,13 @@ pub struct ResourceSample {
     /// then it stands in the next sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clickhouse: Option<ClickhouseUse>,
+    /// How the machine spent the interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineUse>,
+    /// What PostgreSQL's processes waited for, as the doctor saw it: `walsender-0`, … and `backends`,
+    /// those that carry out a statement.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub waits: BTreeMap<String, Waits>,
 }
 
 /// What a process is to the pipeline.
@@ -316,6 +331,9 @@ pub struct ProcessUse {
     pub cpu_us: u64,
     /// Resident memory at the interval's end, in bytes.
     pub rss_bytes: u64,
+    /// How its threads were scheduled; of a single process alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
 }
 
 /// State of the source server.
@@ -325,6 +343,9 @@ pub struct PostgresState {
     pub wal_lsn: u64,
     /// The run's slots.
     pub slots: Vec<SlotState>,
+    /// Checkpoints since the server's statistics were reset.
+    #[serde(default)]
+    pub checkpoints: u64,
 }
 
 /// State of one replication slot.
@@ -338,6 +359,22 @@ pub struct SlotState {
     pub retained_bytes: u64,
     /// Bytes the decoder spilled to disk since the slot was made; 0 before PostgreSQL 14.
     pub spill_bytes: u64,
+    /// Bytes it streamed of transactions before their commit since then; 0 before PostgreSQL 14.
+    #[serde(default)]
+    pub stream_bytes: u64,
+    /// Position up to which changes were sent; absent without a walsender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_lsn: Option<u64>,
+    /// Position up to which the consumer has confirmed.
+    #[serde(default)]
+    pub confirmed_lsn: u64,
+    /// What PostgreSQL says of the WAL kept for the slot: `reserved`, `extended`, `unreserved` or
+    /// `lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_status: Option<String>,
+    /// Bytes of WAL that can be written before it is lost; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe_wal_bytes: Option<i64>,
 }
 
 /// What a ClickHouse server did in an interval, by its own account (`system.events`), and what it

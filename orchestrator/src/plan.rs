@@ -1,7 +1,7 @@
 //! From the command line to a plan.
 
 use walbench_metrics::Failure;
-use walbench_phases::plan::{ProfilingBackend, ProfilingTool};
+use walbench_phases::plan::ProfilingBackend;
 use walbench_phases::{Override, Plan, Source, builtin, find, load};
 
 use crate::cli::PlanArgs;
@@ -87,9 +87,6 @@ pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
              nothing is there to be copied",
         );
         return Err(Ending::usage(failure));
-    }
-    if matches!(plan.profiling.tool, ProfilingTool::Doctor | ProfilingTool::Both) {
-        return refused("the doctor (profiling.tool)", "use --profile flame, or none");
     }
     if plan.profiling.backend == ProfilingBackend::Pprof {
         return refused("pprof (profiling.backend)", "use \"perf-event\"");

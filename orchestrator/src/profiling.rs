@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
-use walbench_phases::plan::{Profiling as Terms, ProfilingTool};
 use walbench_profiles::area::areas;
 use walbench_profiles::formats::firefox::Timeline;
 use walbench_profiles::formats::folded::{Begin, folded};
@@ -56,8 +55,8 @@ impl Phase<'_> {
 impl Profiling {
     /// The profiler that a plan asks for, at work on nothing yet; none if it asks for none.
     pub(crate) fn start(plan: &Plan, started_us: i64) -> Result<Option<Self>, Failure> {
-        let Terms { tool, rate_hz, .. } = plan.profiling;
-        if !matches!(tool, ProfilingTool::Flame | ProfilingTool::Both) {
+        let rate_hz = plan.profiling.rate_hz;
+        if !plan.profiling.wants_flames() {
             return Ok(None);
         }
         let failed = |e: std::io::Error| {

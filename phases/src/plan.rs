@@ -745,6 +745,20 @@ impl Default for Profiling {
     }
 }
 
+impl Profiling {
+    /// Flamegraphs are asked for.
+    #[must_use]
+    pub fn wants_flames(&self) -> bool {
+        matches!(self.tool, ProfilingTool::Flame | ProfilingTool::Both)
+    }
+
+    /// The doctor is asked for.
+    #[must_use]
+    pub fn wants_doctor(&self) -> bool {
+        matches!(self.tool, ProfilingTool::Doctor | ProfilingTool::Both)
+    }
+}
+
 /// Where samples of running functions come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -159,6 +159,8 @@ impl<'a> Connection<'a> {
                 return if attempts == 0 { Outcome::Unsent } else { Outcome::Failed(lost()) };
             };
             attempts += 1;
+            #[cfg(feature = "planted")]
+            crate::planted::before_sending();
             let now = Instant::now();
             sent.first.get_or_insert(now);
             sent.last = Some(now);

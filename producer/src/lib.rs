@@ -18,6 +18,8 @@ mod backoff;
 pub mod connect;
 mod connection;
 mod crew;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod prepare;
 mod recorder;
 mod serve;

@@ -7,29 +7,36 @@
 //!
 //! - [`process`]: CPU time and memory of one process.
 //! - [`process_group`]: CPU time and memory of a server and its children together.
-//! - [`machine`]: what a run ran on.
+//! - [`scheduling`]: how the threads of one process are scheduled.
+//! - [`machine`]: what a run ran on; [`machine_use`]: how it spends its time.
 //! - [`sampler`]: samples of processes; [`recording`]: what they are.
 //! - [`profile`]: a window of them, with names by [`symbols`].
 //! - [`diff`]: what changed between two profiles.
+//! - [`doctor`]: what limits a pipeline, by rules over measured signals.
 //! - [`area`]: CPU time by kind of work; [`formats`]: files for other tools.
 //!
 //! This crate knows nothing of plans or databases.
 
 pub mod area;
 pub mod diff;
+pub mod doctor;
 pub mod formats;
 pub mod machine;
+pub mod machine_use;
 mod modules;
 pub mod process;
 pub mod process_group;
 pub mod profile;
 pub mod recording;
 pub mod sampler;
+pub mod scheduling;
 pub mod symbols;
 
 pub use machine::{Machine, filesystem_of};
+pub use machine_use::MachineMeter;
 pub use process::{ProcessMeter, Usage};
 pub use process_group::TreeMeter;
+pub use scheduling::SchedulingMeter;
 
 /// Why a process can't be measured.
 #[derive(Debug, thiserror::Error)]

@@ -2,14 +2,15 @@
 
 use walbench_phases::Plan;
 use walbench_phases::plan::{ClickhouseMode, MockLevel, SynchronousCommit};
+use walbench_profiles::doctor::findings;
 
 use crate::environment::Environment;
-use crate::evidence::evidence;
 use crate::human;
 use crate::limit::{Component, Limit};
 use crate::metrics_json::{Metrics, PhaseFigures, SCHEMA_VERSION, ThresholdResult};
 use crate::outcome::{PhaseOutcome, RunOutcome};
 use crate::phase_figures::PhaseSource;
+use crate::signals::signals;
 use crate::tally::Tally;
 use crate::thresholds;
 use crate::verdict;
@@ -24,10 +25,8 @@ pub fn metrics(
     environment: &Environment,
 ) -> Metrics {
     let verification = verify(plan, outcome);
-    let (phases, thresholds): (Vec<_>, Vec<_>) = outcome
-        .phases
-        .iter()
-        .filter_map(|phase| judged_phase(plan, tally, phase, environment, &verification))
+    let (phases, thresholds): (Vec<_>, Vec<_>) = sources(plan, tally, outcome)
+        .map(|source| judged_phase(source, environment, &verification))
         .unzip();
     let (verdict, reasons) = verdict::run(plan, outcome, &phases, &verification);
     Metrics {
@@ -49,39 +48,57 @@ pub fn metrics(
     }
 }
 
+/// What the figures of each phase that started are made of.
+pub(crate) fn sources<'a>(
+    plan: &'a Plan,
+    tally: &'a Tally,
+    outcome: &'a RunOutcome,
+) -> impl Iterator<Item = PhaseSource<'a>> {
+    outcome.phases.iter().filter_map(|phase| source(plan, tally, phase))
+}
+
 /// `None` for a phase the plan does not have.
+fn source<'a>(
+    plan: &'a Plan,
+    tally: &'a Tally,
+    outcome: &'a PhaseOutcome,
+) -> Option<PhaseSource<'a>> {
+    let phase = plan.phases.get(outcome.index as usize)?;
+    Some(PhaseSource { plan, phase, outcome, tally: tally.phase(outcome.index)? })
+}
+
 fn judged_phase(
-    plan: &Plan,
-    tally: &Tally,
-    outcome: &PhaseOutcome,
+    source: PhaseSource<'_>,
     environment: &Environment,
     verification: &Verification,
-) -> Option<(PhaseFigures, Vec<ThresholdResult>)> {
-    let source = PhaseSource {
-        plan,
-        phase: plan.phases.get(outcome.index as usize)?,
-        outcome,
-        tally: tally.phase(outcome.index)?,
-    };
+) -> (PhaseFigures, Vec<ThresholdResult>) {
+    let PhaseSource { plan, outcome, .. } = source;
     let mut figures = source.figures();
-    figures.limit = evidence(source, &figures, environment).limit();
+    let signals = signals(source, &figures, environment);
+    figures.findings = findings(&signals);
+    let what = signals.short.as_deref().or(signals.behind.as_deref());
+    figures.limit = Limit::of(&figures.findings, what.filter(|_| signals.measured));
     let thresholds = thresholds::judge(plan, outcome.index, &figures, verification);
     let delivery = verification.phases.iter().find(|d| d.phase == outcome.index);
     (figures.verdict, figures.reasons) =
         verdict::phase(plan, outcome, &figures, delivery, &thresholds);
-    Some((figures, thresholds))
+    (figures, thresholds)
 }
 
 /// The first phase that was limited says what limited the run; else the last one, whose load a plan
 /// usually makes the highest.
-fn run_limit(phases: &[PhaseFigures]) -> Limit {
+pub(crate) fn limiting_phase(phases: &[PhaseFigures]) -> Option<&PhaseFigures> {
     let measured = || {
         phases.iter().filter(|phase| {
             phase.consumer.rows > 0 || phase.producer.as_ref().is_some_and(|p| p.rows > 0)
         })
     };
     let limited = measured().find(|phase| phase.limit.component != Component::None);
-    match limited.or_else(|| measured().next_back()) {
+    limited.or_else(|| measured().next_back())
+}
+
+fn run_limit(phases: &[PhaseFigures]) -> Limit {
+    match limiting_phase(phases) {
         None => Limit { component: Component::Unknown, evidence: "nothing was measured".into() },
         Some(phase) => Limit {
             component: phase.limit.component,

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use walbench_metrics::Timing;
 use walbench_metrics::sample::Role;
+use walbench_profiles::doctor::Finding;
 
 use crate::limit::Limit;
 use crate::outcome::DrainVerdict;
@@ -77,6 +78,14 @@ pub struct PhaseFigures {
     pub reasons: Vec<String>,
     /// What limited the phase.
     pub limit: Limit,
+    /// All that the doctor's rules found, the weightiest first: what limited the phase or that
+    /// nothing did, then what did no harm yet.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// Pictures of how far each part of the pipeline was in the WAL, by their places in the run's
+    /// folder; empty without the doctor.
+    #[serde(default)]
+    pub ladders: Vec<String>,
     /// From the end of the measured window until the last row was acknowledged by the sink.
     pub drain_sec: Option<f64>,
     /// How the drain ended.

@@ -8,6 +8,7 @@ use walbench_phases::Plan;
 use walbench_phases::plan::{Arrivals, Distribution, Phase};
 use walbench_phases::schedule::Shape;
 
+use crate::ladder_picture;
 use crate::limit::{Component, Limit};
 use crate::metrics_json::{
     ClickhouseFigures, ConsumerFigures, LagFigures, PhaseFigures, PostgresFigures, ProcessFigures,
@@ -52,6 +53,8 @@ impl<'a> PhaseSource<'a> {
             verdict: Verdict::Inconclusive,
             reasons: Vec::new(),
             limit: Limit { component: Component::Unknown, evidence: String::new() },
+            findings: Vec::new(),
+            ladders: ladder_picture::places(self),
             drain_sec: self.drain_sec(),
             drain: outcome.drain,
             producer: plan.producer.enabled.then(|| self.producer()),

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use walbench_profiles::doctor::{Advice, Cause, Change, Confidence, Finding};
+
 use crate::destination::Destination;
 use crate::human;
+use crate::limit::weighed_figure;
 use crate::metrics_json::{
     ClickhouseFigures, Metrics, PhaseFigures, ProfileFigures, TimingFigures,
 };
@@ -39,8 +42,21 @@ pub(crate) fn sentence(metrics: &Metrics) -> String {
 
 /// A Markdown table. The first column is aligned left, all others right.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    aligned_table("---:|", head, rows)
+}
+
+/// The same with all columns to the left.
+fn table_of_texts(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    aligned_table("---|", head, rows)
+}
+
+fn aligned_table(
+    alignment: &str,
+    head: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut lines = format!("| {} |\n", head.join(" | "));
-    let _ = writeln!(lines, "|---|{}", "---:|".repeat(head.len() - 1));
+    let _ = writeln!(lines, "|---|{}", alignment.repeat(head.len() - 1));
     for row in rows {
         let cells: Vec<String> = row.iter().map(|cell| escaped(cell)).collect();
         let _ = writeln!(lines, "| {} |", cells.join(" | "));
@@ -133,6 +149,12 @@ fn phase(phase: &PhaseFigures) -> String {
         let _ = writeln!(text, "{}", bullets(&phase.reasons));
     }
     let _ = writeln!(text, "Limit: {}\n", escaped(&phase.limit.evidence));
+    let _ = writeln!(text, "{}", findings(&phase.findings));
+    let ladders: Vec<String> =
+        phase.ladders.iter().map(|file| format!("[{file}]({file})")).collect();
+    if !ladders.is_empty() {
+        let _ = writeln!(text, "Which side is slow, over time: {}.\n", ladders.join(", "));
+    }
     let parts = [timings(phase), rows(phase), processes(phase), postgres(phase)];
     let parts = parts.into_iter().chain(phase.clickhouse.as_ref().map(clickhouse));
     for part in parts.chain(phase.profiles.iter().map(profile)) {
@@ -141,6 +163,47 @@ fn phase(phase: &PhaseFigures) -> String {
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
+}
+
+/// What the doctor found, with its evidence.
+fn findings(findings: &[Finding]) -> String {
+    let head = ["what was found", "", "sure", "figures of the measured window", "what to change"];
+    let rows = findings.iter().map(|finding| {
+        let figures: Vec<String> = finding.evidence.iter().map(weighed_figure).collect();
+        let advice: Vec<String> = finding.advice.iter().map(advice).collect();
+        let weight = match finding.cause {
+            Cause::Healthy => "no limit",
+            _ if finding.is_limit => "a limit",
+            _ => "no harm yet",
+        };
+        vec![
+            finding.said.clone(),
+            weight.into(),
+            sure(finding.confidence).into(),
+            figures.join("; "),
+            advice.join("; "),
+        ]
+    });
+    table_of_texts(&head, rows)
+}
+
+fn sure(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::High => "very",
+        Confidence::Medium => "fairly",
+        Confidence::Low => "little",
+    }
+}
+
+/// What to change, and why.
+pub(crate) fn advice(advice: &Advice) -> String {
+    let Advice { key, change, why } = advice;
+    match (key, change) {
+        (Some(key), Some(Change::Raise)) => format!("raise {key}: {why}"),
+        (Some(key), Some(Change::Lower)) => format!("lower {key}: {why}"),
+        (Some(key), Some(Change::Set(value))) => format!("set {key} = {value}: {why}"),
+        _ => why.clone(),
+    }
 }
 
 fn timings(phase: &PhaseFigures) -> String {

@@ -8,11 +8,14 @@ use walbench_metrics::sample::{
     ClickhouseUse, ConsumerCounts, ConsumerSample, Interval, Lag, PostgresState, ProcessUse,
     ProducerCounts, ProducerSample, ResourceSample, Role, Sample, SlotState,
 };
+use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Scheduling, Waits};
 use walbench_phases::Plan;
 use walbench_phases::schedule::Shape;
 
+use crate::ladder::Ladder;
 use crate::outcome::RunOutcome;
 use crate::timeline::Timeline;
+use crate::trend::Trend;
 
 /// All samples of a run, merged. Its size depends on the plan's phases and workers, not on how
 /// long they run; the order in which samples come makes no difference.
@@ -35,6 +38,8 @@ pub struct PhaseTally {
     pub last_measured_us: Option<i64>,
     /// When rows were written and delivered.
     pub timeline: Timeline,
+    /// How far each part was in the WAL.
+    pub ladder: Ladder,
     /// Producers, by window.
     pub producers: BTreeMap<Window, ProducerTally>,
     /// Consumers, by window.
@@ -75,6 +80,8 @@ pub struct ConsumerTally {
     pub lag: Lag,
     /// Rows by worker.
     pub rows_by_worker: BTreeMap<String, u64>,
+    /// How each worker spent the window, by the clock.
+    pub vitals: BTreeMap<String, ConsumerVitals>,
 }
 
 /// What processes and the server used in one window.
@@ -82,6 +89,14 @@ pub struct ConsumerTally {
 pub struct ResourceTally {
     /// Every process by role and name.
     pub processes: BTreeMap<(Role, String), ProcessTally>,
+    /// CPU time of the busiest thread of each name, in µs, by process and name.
+    pub threads: BTreeMap<(String, String), u64>,
+    /// Memory of each process over time.
+    pub memory: BTreeMap<String, Trend>,
+    /// The machine; `None` where it tells nothing.
+    pub machine: Option<MachineUse>,
+    /// What PostgreSQL's processes waited for; empty without the doctor.
+    pub waits: BTreeMap<String, Waits>,
     /// State of the server; `None` when it never answered.
     pub postgres: Option<PostgresTally>,
     /// What ClickHouse did, and the most it held; `None` without one.
@@ -97,6 +112,13 @@ pub struct ProcessTally {
     pub wall_us: u64,
     /// Most resident memory, in bytes.
     pub max_rss_bytes: u64,
+    /// Time in which threads could have run and no core was free, in µs; `None` where the kernel does
+    /// not tell.
+    pub run_delay_us: Option<u64>,
+    /// How often a thread gave its core away.
+    pub voluntary_switches: u64,
+    /// How often a core was taken from a thread.
+    pub involuntary_switches: u64,
 }
 
 /// The source server's state over one window.
@@ -114,6 +136,14 @@ pub struct PostgresTally {
     pub first_lag: (i64, u64),
     /// The same at the last sample.
     pub last_lag: (i64, u64),
+    /// The largest slot's lag over time.
+    pub lag: Trend,
+    /// Fewest and most bytes streamed since the slot was made, by slot.
+    pub stream_bytes: BTreeMap<String, (u64, u64)>,
+    /// Fewest and most checkpoints since the server's statistics were reset.
+    pub checkpoints: (u64, u64),
+    /// The worst that the server said of a slot's WAL beside `reserved` and `extended`.
+    pub endangered_slot: Option<String>,
 }
 
 impl Tally {
@@ -130,6 +160,7 @@ impl Tally {
         if let Some(tally) = self.phases.get_mut(phase as usize) {
             tally.end_us = Some(start_us.saturating_add(tally.length_us));
             tally.timeline.starts(start_us);
+            tally.ladder.starts(start_us);
         }
     }
 
@@ -178,11 +209,13 @@ impl Tally {
 
 impl PhaseTally {
     fn new(shape: &Shape) -> Self {
+        let length_us = i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX);
         Self {
-            length_us: i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX),
+            length_us,
             end_us: None,
             last_measured_us: None,
-            timeline: Timeline::new(i64::try_from(shape.total().as_micros()).unwrap_or(i64::MAX)),
+            timeline: Timeline::new(length_us),
+            ladder: Ladder::new(length_us),
             producers: BTreeMap::new(),
             consumers: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -216,8 +249,8 @@ impl PhaseTally {
     }
 
     fn add_consumer(&mut self, sample: &ConsumerSample) {
-        // The position is for the live view; what it becomes stands in the server's slots.
-        let ConsumerSample { worker, interval, counts, flush, lag, position: _ } = sample;
+        let ConsumerSample { worker, interval, counts, flush, lag, position: _, vitals } = sample;
+        self.ladder.add_consumer(sample);
         let after_end = self.is_after_end(*interval);
         self.timeline.delivered(middle_us(*interval), counts.rows);
         let tally = self.consumers.entry(interval.window).or_default();
@@ -225,6 +258,9 @@ impl PhaseTally {
         *tally.rows_by_worker.entry(worker.clone()).or_default() += counts.rows;
         if after_end {
             tally.rows_after_end += counts.rows;
+        }
+        if let Some(vitals) = vitals {
+            tally.vitals.entry(worker.clone()).or_default().merge(vitals);
         }
         if interval.window == Window::Measured {
             tally.flush.merge(flush);
@@ -239,11 +275,20 @@ impl PhaseTally {
     }
 
     fn add_resources(&mut self, sample: &ResourceSample) {
-        let ResourceSample { interval, processes, postgres, clickhouse } = sample;
+        let ResourceSample { interval, processes, postgres, clickhouse, machine, waits } = sample;
+        if let Some(state) = postgres {
+            self.ladder.add_server(state, interval.end_us - 1);
+        }
         let tally = self.resources.entry(interval.window).or_default();
         let wall_us = u64::try_from(interval.end_us - interval.start_us).unwrap_or_default();
         for process in processes {
-            tally.add_process(process, wall_us);
+            tally.add_process(process, wall_us, interval.end_us);
+        }
+        if let Some(machine) = machine {
+            tally.machine.get_or_insert_default().merge(machine);
+        }
+        for (process, waits) in waits {
+            tally.waits.entry(process.clone()).or_default().merge(waits);
         }
         if let Some(state) = postgres {
             let now = PostgresTally::new(state, interval.end_us);
@@ -266,38 +311,79 @@ fn middle_us(interval: Interval) -> i64 {
 }
 
 impl ResourceTally {
-    fn add_process(&mut self, process: &ProcessUse, wall_us: u64) {
-        let ProcessUse { name, role, cpu_us, rss_bytes } = process;
+    fn add_process(&mut self, process: &ProcessUse, wall_us: u64, at_us: i64) {
+        let ProcessUse { name, role, cpu_us, rss_bytes, scheduling } = process;
+        self.memory.entry(name.clone()).or_default().see(at_us, *rss_bytes);
+        for (thread, cpu_us) in scheduling.iter().flat_map(busiest_threads) {
+            *self.threads.entry((name.clone(), thread)).or_default() += cpu_us;
+        }
+        let of = |pick: fn(&Scheduling) -> u64| scheduling.as_ref().map_or(0, pick);
         self.processes.entry((*role, name.clone())).or_default().merge(&ProcessTally {
             cpu_us: *cpu_us,
             wall_us,
             max_rss_bytes: *rss_bytes,
+            run_delay_us: scheduling.as_ref().map(|it| it.run_delay_us),
+            voluntary_switches: of(|it| it.voluntary_switches),
+            involuntary_switches: of(|it| it.involuntary_switches),
         });
     }
+}
+
+/// The busiest thread of each name in an interval: threads come and go, their names stay.
+fn busiest_threads(scheduling: &Scheduling) -> BTreeMap<String, u64> {
+    let mut busiest: BTreeMap<String, u64> = BTreeMap::new();
+    for thread in &scheduling.threads {
+        let name = thread.name.rsplit_once('/').map_or(&*thread.name, |(name, _)| name);
+        let most = busiest.entry(name.to_owned()).or_default();
+        *most = thread.cpu_us.max(*most);
+    }
+    busiest
 }
 
 impl ProcessTally {
     /// Adds what the process used at another time.
     pub fn merge(&mut self, other: &Self) {
-        let Self { cpu_us, wall_us, max_rss_bytes } = other;
+        let Self {
+            cpu_us,
+            wall_us,
+            max_rss_bytes,
+            run_delay_us,
+            voluntary_switches,
+            involuntary_switches,
+        } = other;
         self.cpu_us += cpu_us;
         self.wall_us += wall_us;
         self.max_rss_bytes = self.max_rss_bytes.max(*max_rss_bytes);
+        if let Some(us) = run_delay_us {
+            *self.run_delay_us.get_or_insert_default() += us;
+        }
+        self.voluntary_switches += voluntary_switches;
+        self.involuntary_switches += involuntary_switches;
     }
 }
 
 impl PostgresTally {
     fn new(state: &PostgresState, at_us: i64) -> Self {
-        let PostgresState { wal_lsn, slots } = state;
+        let PostgresState { wal_lsn, slots, checkpoints } = state;
         let lag = slots.iter().map(|slot| slot.lag_bytes).max().unwrap_or_default();
-        let spilled = |slot: &SlotState| (slot.name.clone(), (slot.spill_bytes, slot.spill_bytes));
+        let twice = |slot: &SlotState, value: u64| (slot.name.clone(), (value, value));
+        let mut trend = Trend::default();
+        trend.see(at_us, lag);
+        let endangered = |slot: &SlotState| {
+            let status = slot.wal_status.as_deref()?;
+            matches!(status, "unreserved" | "lost").then(|| status.to_owned())
+        };
         Self {
             wal_lsn: (*wal_lsn, *wal_lsn),
             slot_lag_bytes_max: lag,
             retained_bytes_max: slots.iter().map(|s| s.retained_bytes).max().unwrap_or_default(),
-            spill_bytes: slots.iter().map(spilled).collect(),
+            spill_bytes: slots.iter().map(|slot| twice(slot, slot.spill_bytes)).collect(),
+            stream_bytes: slots.iter().map(|slot| twice(slot, slot.stream_bytes)).collect(),
+            checkpoints: (*checkpoints, *checkpoints),
+            endangered_slot: slots.iter().filter_map(endangered).min(),
             first_lag: (at_us, lag),
             last_lag: (at_us, lag),
+            lag: trend,
         }
     }
 
@@ -310,16 +396,28 @@ impl PostgresTally {
             spill_bytes,
             first_lag,
             last_lag,
+            lag,
+            stream_bytes,
+            checkpoints,
+            endangered_slot,
         } = other;
         self.wal_lsn = widened(self.wal_lsn, wal_lsn);
         self.slot_lag_bytes_max = self.slot_lag_bytes_max.max(slot_lag_bytes_max);
         self.retained_bytes_max = self.retained_bytes_max.max(retained_bytes_max);
-        for (slot, range) in spill_bytes {
-            self.spill_bytes
-                .entry(slot)
-                .and_modify(|ours| *ours = widened(*ours, range))
-                .or_insert(range);
+        for (ours, theirs) in
+            [(&mut self.spill_bytes, spill_bytes), (&mut self.stream_bytes, stream_bytes)]
+        {
+            for (slot, range) in theirs {
+                ours.entry(slot).and_modify(|ours| *ours = widened(*ours, range)).or_insert(range);
+            }
         }
+        self.lag.merge(&lag);
+        self.checkpoints = widened(self.checkpoints, checkpoints);
+        // Of two, `lost` comes first in the alphabet, and is worse.
+        self.endangered_slot = match (self.endangered_slot.take(), endangered_slot) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
         self.first_lag = self.first_lag.min(first_lag);
         self.last_lag = self.last_lag.max(last_lag);
     }

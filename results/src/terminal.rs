@@ -3,20 +3,26 @@
 use std::fmt::Write;
 
 use crate::destination::{Destination, DestinationTable};
+use crate::figures::limiting_phase;
 use crate::human;
+use crate::limit::figure;
 use crate::metrics_json::{AreaFigures, Metrics};
-use crate::summary::sentence;
+use crate::summary::{advice, sentence};
 
 /// Lines at most.
-const LINES: usize = 30;
+const LINES: usize = 34;
 /// Phases shown; a sweep may have more.
 const PHASES: usize = 10;
 /// Areas of code shown.
 const AREAS: usize = 4;
 /// Reasons shown.
 const REASONS: usize = 6;
+/// What to change, shown.
+const ADVICE: usize = 2;
+/// Findings shown beside the first.
+const OTHER_FINDINGS: usize = 2;
 
-/// The run in at most 30 lines.
+/// The run in at most 34 lines.
 #[must_use]
 pub fn terminal(metrics: &Metrics) -> String {
     let mut text = format!("{}\n", on_one_line(&sentence(metrics)));
@@ -24,7 +30,9 @@ pub fn terminal(metrics: &Metrics) -> String {
         let _ = writeln!(text, "  - {}", on_one_line(reason));
     }
     more(&mut text, metrics.reasons.len(), REASONS, "reason");
-    let _ = writeln!(text, "limit: {}\n", on_one_line(&metrics.limit.evidence));
+    let _ = writeln!(text, "limit: {}", on_one_line(&metrics.limit.evidence));
+    advise(&mut text, metrics);
+    text.push('\n');
     text.push_str(&phases(metrics));
     more(&mut text, metrics.phases.len(), PHASES, "phase");
     if let Some(profile) = profiled(metrics) {
@@ -45,6 +53,20 @@ pub fn terminal(metrics: &Metrics) -> String {
 fn more(text: &mut String, all: usize, shown: usize, noun: &str) {
     if let Some(left @ 1..) = all.checked_sub(shown) {
         let _ = writeln!(text, "  … {} more in SUMMARY.md", human::counted(left as u64, noun));
+    }
+}
+
+/// What the doctor would change for the limit of the run, and what else it found.
+fn advise(text: &mut String, metrics: &Metrics) {
+    let Some(phase) = limiting_phase(&metrics.phases) else { return };
+    let Some((first, others)) = phase.findings.split_first() else { return };
+    for change in first.advice.iter().take(ADVICE) {
+        let _ = writeln!(text, "  {}", on_one_line(&advice(change)));
+    }
+    for other in others.iter().take(OTHER_FINDINGS) {
+        let figure = other.evidence.first().map(|first| format!(" ({})", figure(first)));
+        let said = format!("{}{}", other.said, figure.unwrap_or_default());
+        let _ = writeln!(text, "  also: {}", on_one_line(&said));
     }
 }
 

@@ -192,6 +192,7 @@ pub(crate) fn consumer(interval: Interval, rows: u64, lag_us: i64) -> Sample {
             due_to_flushed: timing(&[(lag_us + 2_000, rows)]),
         },
         position: StreamPosition::default(),
+        vitals: None,
     }))
 }
 
@@ -202,6 +203,7 @@ pub(crate) fn resources(interval: Interval, busy: f64) -> Sample {
         role,
         cpu_us: (wall * cores * busy) as u64,
         rss_bytes,
+        scheduling: None,
     };
     Sample::Resources(Box::new(ResourceSample {
         interval,
@@ -219,9 +221,17 @@ pub(crate) fn resources(interval: Interval, busy: f64) -> Sample {
                 lag_bytes: 120_000,
                 retained_bytes: 16 << 20,
                 spill_bytes: 0,
+                stream_bytes: 0,
+                sent_lsn: None,
+                confirmed_lsn: 0,
+                wal_status: Some("reserved".into()),
+                safe_wal_bytes: None,
             }],
+            checkpoints: 3,
         }),
         clickhouse: None,
+        machine: None,
+        waits: BTreeMap::new(),
     }))
 }
 

@@ -228,6 +228,11 @@ impl Flushes {
         self.confirmations.cut_lsn()
     }
 
+    /// Jobs that have not been tried yet.
+    pub(crate) fn queue(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Bytes of rows that wait or are under way.
     pub(crate) fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes

@@ -99,6 +99,8 @@ pub(crate) struct Machine {
     held: Vec<Held>,
     spare: Vec<Batch>,
     spare_limit: usize,
+    /// Position of the last message.
+    message_lsn: u64,
     received_lsn: u64,
     /// The same, and does not fall.
     seen_lsn: u64,
@@ -156,6 +158,7 @@ impl Machine {
             held: Vec::new(),
             spare: Vec::new(),
             spare_limit: flush_concurrency + 2,
+            message_lsn: 0,
             received_lsn: confirmed_lsn,
             seen_lsn: confirmed_lsn,
             confirmed_lsn,
@@ -227,8 +230,13 @@ impl Machine {
     #[inline]
     pub(crate) fn copy_data(&mut self, body: &[u8]) -> Result<(), Failure> {
         match frame(body) {
-            Some(Frame::Data { lsn, body }) if self.inside.is_none() => self.message(lsn, body),
-            Some(Frame::Data { lsn, body }) => self.uncommitted(lsn, body),
+            Some(Frame::Data { lsn, body }) => {
+                self.message_lsn = lsn;
+                match self.inside {
+                    None => self.message(lsn, body),
+                    Some(_) => self.uncommitted(lsn, body),
+                }
+            }
             Some(Frame::Keepalive { end_lsn, reply }) => {
                 self.reply_wanted |= reply;
                 // In mid-transaction the position may lie behind rows that are still to come.
@@ -602,6 +610,16 @@ impl Machine {
         }
         let is_needed = |held: &&Held| lsn < held.until_lsn;
         self.held.iter().filter(is_needed).map(|held| held.prepare_lsn).fold(lsn, u64::min)
+    }
+
+    /// Position of the last message; 0 before the first.
+    pub(crate) fn message_lsn(&self) -> u64 {
+        self.message_lsn
+    }
+
+    /// Batches that wait for a place among the flushes.
+    pub(crate) fn queue(&self) -> usize {
+        self.flushes.queue()
     }
 
     /// Everything before this position was received; falls when a lost connection takes some of it

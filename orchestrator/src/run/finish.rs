@@ -12,7 +12,7 @@ use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_results::destination::Destination;
 use walbench_results::outcome::{Delivered, TableRows};
-use walbench_results::{Metrics, RunOutcome, metrics, summary, terminal};
+use walbench_results::{Metrics, RunOutcome, ladder_pictures, metrics, summary, terminal};
 
 use super::Run;
 use super::events::Happening;
@@ -265,6 +265,10 @@ impl Run {
         }
         let outcome = self.outcome(left, found, stop);
         let metrics = metrics(&self.plan, &self.tally, &outcome, &self.environment);
+        for (name, svg) in ladder_pictures(&self.plan, &self.tally, &outcome) {
+            self.folder.subfolder("profiles").map_err(|e| unwritable(&e))?;
+            self.folder.write(&name, svg).map_err(|e| unwritable(&e))?;
+        }
         let value = serde_json::to_value(&metrics).map_err(|e| unwritable(&e))?;
         self.folder.write("metrics.json", json(&value)).map_err(|e| unwritable(&e))?;
         self.folder.write("SUMMARY.md", summary(&metrics)).map_err(|e| unwritable(&e))?;

@@ -284,7 +284,9 @@ impl Run {
                 .then(|| Account::new(destination.clients.clone(), destination.database())),
             root: server.map(|number| self.workers[number].pid),
         });
-        let starting = Watch::start(source, &workers, postmaster, watched, &self.sender);
+        let wants_doctor = self.plan.profiling.wants_doctor();
+        let starting =
+            Watch::start(source, &workers, postmaster, watched, wants_doctor, &self.sender);
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);

@@ -28,6 +28,7 @@ mod changes;
 mod clean;
 mod clickhouse;
 mod columns;
+mod doctor;
 mod first_run;
 mod follow;
 mod full_stack;

@@ -101,6 +101,11 @@ impl Server {
         server
     }
 
+    /// Where it listens on this machine.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// By TCP, as `postgres`.
     pub(crate) fn url(&self) -> String {
         self.url_of("postgres", "postgres")
@@ -156,7 +161,7 @@ impl Session {
     }
 }
 
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().unwrap())
 }

@@ -1,35 +1,26 @@
 //! What the pipeline's processes and its server use, each second.
 
+mod state;
+mod waits;
+
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_postgres::Row;
 use walbench_metrics::Failure;
-use walbench_metrics::sample::{
-    ClickhouseUse, Interval, PostgresState, ProcessUse, ResourceSample, Role, SlotState,
-};
+use walbench_metrics::sample::{ClickhouseUse, Interval, ProcessUse, ResourceSample, Role};
 use walbench_phases::address::Host;
-use walbench_profiles::{ProcessMeter, TreeMeter, Usage};
+use walbench_profiles::{MachineMeter, ProcessMeter, SchedulingMeter, TreeMeter, Usage};
 
 use crate::clickhouse::account::Account;
 use crate::event::{Event, Walsender};
-use crate::postgres::control::{Control, refused};
+use crate::postgres::control::Control;
 use crate::postgres::source::Source;
 use crate::worker::Worker;
+use waits::WaitLooks;
 
 /// A server that takes longer to describe its slots is left out of the sample: its answer would be
 /// of another moment.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-
-const STATE_SQL: &str = "
-SELECT s.slot_name::text,
-       (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint,
-       greatest(pg_current_wal_flush_lsn() - s.confirmed_flush_lsn, 0)::bigint,
-       greatest(pg_current_wal_flush_lsn() - s.restart_lsn, 0)::bigint,
-       coalesce(t.spill_bytes, 0)::bigint,
-       s.active_pid
-FROM pg_replication_slots s LEFT JOIN pg_stat_replication_slots t USING (slot_name)
-WHERE s.slot_name::text = ANY($1) ORDER BY s.slot_name";
 
 /// Meters of all processes, and the way to the server's state.
 #[derive(Debug)]
@@ -40,6 +31,9 @@ pub(crate) struct Watch {
     /// The server's processes are on this machine.
     is_local: bool,
     clickhouse: Option<(TreeMeter, Usage)>,
+    machine: MachineMeter,
+    /// The doctor's.
+    waits: Option<WaitLooks>,
     /// Without a sample, what the servers did is left out up to now.
     requests: UnboundedSender<Option<Box<ResourceSample>>>,
 }
@@ -58,6 +52,7 @@ struct Metered {
     name: String,
     role: Role,
     meter: ProcessMeter,
+    scheduling: Option<SchedulingMeter>,
     before: Usage,
 }
 
@@ -65,20 +60,22 @@ impl Metered {
     fn open(name: String, role: Role, pid: u32) -> Option<Self> {
         let mut meter = ProcessMeter::open(pid).ok()?;
         let before = meter.read()?;
-        Some(Self { name, role, meter, before })
+        let scheduling = SchedulingMeter::open(pid).ok();
+        Some(Self { name, role, meter, scheduling, before })
     }
 
     /// What it used since the last time. One that has ended used nothing more that can be seen.
     fn used(&mut self) -> ProcessUse {
         let now = self.meter.read().unwrap_or(self.before);
         let before = std::mem::replace(&mut self.before, now);
-        process_use(&self.name, self.role, before, now)
+        let scheduling = self.scheduling.as_mut().and_then(SchedulingMeter::read);
+        ProcessUse { scheduling, ..process_use(&self.name, self.role, before, now) }
     }
 }
 
 fn process_use(name: &str, role: Role, before: Usage, now: Usage) -> ProcessUse {
     let cpu_us = now.cpu_us.saturating_sub(before.cpu_us);
-    ProcessUse { name: name.into(), role, cpu_us, rss_bytes: now.rss_bytes }
+    ProcessUse { name: name.into(), role, cpu_us, rss_bytes: now.rss_bytes, scheduling: None }
 }
 
 impl Watch {
@@ -89,11 +86,13 @@ impl Watch {
         workers: &[&Worker],
         postmaster: Option<u32>,
         clickhouse: Option<Watched>,
+        wants_doctor: bool,
         events: &UnboundedSender<Event>,
     ) -> Result<Self, Failure> {
         let control = Control::open(&source.address).await?;
-        let rows = state(&control, &source.slots).await?;
-        let walsenders = walsenders(&rows, &source.slots);
+        let sql = state::sql(source.facts.version_num);
+        let rows = state::ask(&control, &sql, &source.slots).await?;
+        let walsenders = state::walsenders(&rows, &source.slots);
         let is_local = postmaster.is_some() || is_postgres_here(source, &walsenders);
         let postmaster =
             postmaster.or_else(|| parent(walsenders.first().filter(|_| is_local)?.pid));
@@ -107,6 +106,13 @@ impl Watch {
             Role::Orchestrator,
             std::process::id(),
         ));
+        let waits = match wants_doctor {
+            true => {
+                let control = Control::open(&source.address).await?;
+                Some(WaitLooks::begin(control, source.slots.clone()).await?)
+            }
+            false => None,
+        };
         let server = postmaster.and_then(metered_tree);
         let (account, root) = clickhouse.map(|it| (it.account, it.root)).unzip();
         let mut account: Option<Account> = account.flatten();
@@ -120,19 +126,29 @@ impl Watch {
                     let _ = told.await;
                     continue;
                 };
-                let asked = tokio::time::timeout(ANSWER_TIMEOUT, state(&control, &slots));
+                let asked =
+                    tokio::time::timeout(ANSWER_TIMEOUT, state::ask(&control, &sql, &slots));
                 let (asked, told) = tokio::join!(asked, told);
                 let rows = asked.ok().and_then(Result::ok).unwrap_or_default();
-                sample.postgres = postgres_state(&rows);
+                sample.postgres = state::of_server(&rows);
                 sample.clickhouse = told.ok().flatten();
-                if events.send(Event::Resources(sample, self::walsenders(&rows, &slots))).is_err() {
+                let walsenders = state::walsenders(&rows, &slots);
+                if events.send(Event::Resources(sample, walsenders)).is_err() {
                     return;
                 }
             }
         });
         let walsenders_yet = Vec::new();
-        let mut watch =
-            Self { processes, server, walsenders: walsenders_yet, is_local, clickhouse, requests };
+        let mut watch = Self {
+            processes,
+            server,
+            walsenders: walsenders_yet,
+            is_local,
+            clickhouse,
+            machine: MachineMeter::default(),
+            waits,
+            requests,
+        };
         watch.follow_walsenders(&walsenders);
         Ok(watch)
     }
@@ -168,6 +184,8 @@ impl Watch {
     /// Leaves out what was used up to now.
     pub(crate) fn forget(&mut self) {
         self.used();
+        self.machine.read();
+        self.waits.as_ref().map(WaitLooks::take);
         let _ = self.requests.send(None);
     }
 
@@ -175,7 +193,14 @@ impl Watch {
     /// comes as an event.
     pub(crate) fn measure(&mut self, interval: Interval) {
         let processes = self.used();
-        let sample = ResourceSample { interval, processes, postgres: None, clickhouse: None };
+        let sample = ResourceSample {
+            interval,
+            processes,
+            postgres: None,
+            clickhouse: None,
+            machine: self.machine.read(),
+            waits: self.waits.as_ref().map(WaitLooks::take).unwrap_or_default(),
+        };
         // The task that answers lives as long as its connection; without it the run has ended.
         let _ = self.requests.send(Some(Box::new(sample)));
     }
@@ -211,35 +236,6 @@ async fn told(account: Option<&mut Account>) -> Option<ClickhouseUse> {
 
 fn role(worker: &str) -> Role {
     if worker.starts_with("producer") { Role::Producer } else { Role::Consumer }
-}
-
-async fn state(control: &Control, slots: &[String]) -> Result<Vec<Row>, Failure> {
-    let rows = control.client.query(STATE_SQL, &[&slots]).await;
-    rows.map_err(|e| refused("describe the run's slots", &e))
-}
-
-fn postgres_state(rows: &[Row]) -> Option<PostgresState> {
-    let positive = |row: &Row, column: usize| {
-        let value = row.get::<_, Option<i64>>(column).unwrap_or_default();
-        u64::try_from(value).unwrap_or_default()
-    };
-    let slots = rows.iter().map(|row| SlotState {
-        name: row.get(0),
-        lag_bytes: positive(row, 2),
-        retained_bytes: positive(row, 3),
-        spill_bytes: positive(row, 4),
-    });
-    Some(PostgresState { wal_lsn: positive(rows.first()?, 1), slots: slots.collect() })
-}
-
-fn walsenders(rows: &[Row], slots: &[String]) -> Vec<Walsender> {
-    let walsender = |row: &Row| {
-        let name: &str = row.get(0);
-        let slot = slots.iter().position(|slot| slot == name)?;
-        let pid = u32::try_from(row.get::<_, Option<i32>>(5)?).ok()?;
-        Some(Walsender { slot, pid })
-    };
-    rows.iter().filter_map(walsender).collect()
 }
 
 /// A pid that the server names says nothing on another machine. Here it is a process called

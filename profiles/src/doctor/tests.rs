@@ -1,0 +1,386 @@
+//! Each rule at both sides of its thresholds, and what they say together.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A phase that held its rate with room to spare.
+fn quiet() -> Signals {
+    let looks = LooksShares {
+        heartbeat_p99_us: Some(1_500),
+        socket_bytes: Some(0.0),
+        flush_age_us: Some(500.0),
+        ..LooksShares::default()
+    };
+    Signals {
+        measured: true,
+        window_sec: 30.0,
+        held: "1,000 of 1,000 rows/s were held".into(),
+        cores: 4.0,
+        used_cores: Some(0.9),
+        machine: Some(MachineShares {
+            busy_cores: 1.0,
+            others_cores: Some(0.1),
+            cpu_pressure: Some(0.02),
+            io_pressure: Some(0.01),
+            ..MachineShares::default()
+        }),
+        worker_threads: 2.0,
+        producers: vec![process("producer-0", 0.2)],
+        connections: Some(Busy { share: 0.3, of: 4 }),
+        backends: Some(waits(&[("running", 0.9), ("io/walsync", 0.1)])),
+        walsenders: vec![Walsender {
+            name: "walsender-0".into(),
+            cores: Some(0.25),
+            waits: Some(waits(&[("client/walsenderwaitforwal", 0.9), ("running", 0.1)])),
+        }],
+        consumers: vec![process("consumer-0", 0.1)],
+        receivers: vec![ReceiverShares {
+            name: "consumer-0".into(),
+            waits: 0.9,
+            works: 0.1,
+            looks: Some(looks),
+            ..ReceiverShares::default()
+        }],
+        sink: SinkSignals {
+            flushes: Some(Busy { share: 0.1, of: 4 }),
+            queued: Some(0.0),
+            flush_p99_us: Some(2_000),
+            ..SinkSignals::default()
+        },
+        backlog: Some(Backlog { first_bytes: 10_000, last_bytes: 9_000, growth: None }),
+        spilled_bytes: Some(0),
+        confirm_stall_sec: Some(0.0),
+        durable_stall_sec: Some(0.0),
+        is_local: true,
+        ..Signals::default()
+    }
+}
+
+fn process(name: &str, cores: f64) -> ProcessShares {
+    ProcessShares {
+        name: name.into(),
+        cores,
+        run_delay_cores: Some(0.01),
+        busiest_thread: Some(("receiver".into(), cores / 2.0)),
+    }
+}
+
+fn waits(events: &[(&str, f64)]) -> WaitShares {
+    let events: BTreeMap<String, f64> =
+        events.iter().map(|(event, share)| ((*event).to_owned(), *share)).collect();
+    WaitShares { looks: 300, events }
+}
+
+/// The generator fell short, and all its connections waited.
+fn short() -> Signals {
+    Signals {
+        short: Some("the generator fell short".into()),
+        connections: Some(Busy { share: 0.97, of: 4 }),
+        ..quiet()
+    }
+}
+
+/// The consumers fell behind, and the walsender waits for them.
+fn behind() -> Signals {
+    let mut signals = Signals {
+        behind: Some("the consumers fell behind".into()),
+        backlog: Some(Backlog {
+            first_bytes: 10_000,
+            last_bytes: 90_000_000,
+            growth: Some(Growth { bytes_per_sec: 3e6, mean_bytes: 4.5e7 }),
+        }),
+        ..quiet()
+    };
+    walsender_waits(&mut signals, &[("client/walsenderwritedata", 0.9)]);
+    signals.receivers[0].waits = 0.1;
+    signals
+}
+
+fn walsender_waits(signals: &mut Signals, events: &[(&str, f64)]) {
+    signals.walsenders[0].waits = Some(waits(events));
+}
+
+fn looks(signals: &mut Signals) -> &mut LooksShares {
+    signals.receivers[0].looks.as_mut().unwrap()
+}
+
+fn causes(signals: &Signals) -> Vec<Cause> {
+    findings(signals).into_iter().map(|finding| finding.cause).collect()
+}
+
+#[track_caller]
+fn first(signals: &Signals, cause: Cause, confidence: Confidence) -> Finding {
+    let found = findings(signals).swap_remove(0);
+    assert_eq!((found.cause, found.confidence), (cause, confidence), "{found:#?}");
+    found
+}
+
+#[test]
+fn without_a_measurement_there_is_no_data() {
+    assert_eq!(causes(&Signals::default()), [Cause::NoData]);
+}
+
+#[test]
+fn a_quiet_phase_is_healthy_and_says_how_far_it_could_go() {
+    let found = first(&quiet(), Cause::Healthy, Confidence::High);
+    assert!(!found.is_limit);
+    // Of all that can be full, the producers' connections are fullest.
+    assert!((found.evidence[0].value - 1.0 / 0.3).abs() < 1e-9, "{found:#?}");
+    assert_eq!(found.evidence[1].name, "first to be full: 4 connections of the producers");
+    assert_eq!(causes(&quiet()).len(), 1);
+}
+
+#[test]
+fn what_is_not_measured_fires_nothing() {
+    let signals = Signals { measured: true, ..Signals::default() };
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+    let limited = Signals { behind: Some("behind".into()), ..signals.clone() };
+    assert_eq!(causes(&limited), [Cause::Unknown]);
+    let limited = Signals { short: Some("short".into()), ..signals };
+    assert_eq!(causes(&limited), [Cause::Unknown]);
+}
+
+#[test]
+fn refused_rows_are_the_reason_of_a_shortfall() {
+    let signals = Signals { errors: Some("30 rows failed".into()), ..short() };
+    assert_eq!(causes(&signals)[0], Cause::WriteErrors);
+    assert!(!causes(&signals).contains(&Cause::HarnessBound));
+}
+
+#[test]
+fn answers_that_take_long_are_the_producers_limit() {
+    first(&short(), Cause::ProducerBound, Confidence::High);
+    // With a walsender that has much to do nobody knows.
+    let mut signals = short();
+    walsender_waits(&mut signals, &[("running", 1.0)]);
+    first(&signals, Cause::ProducerBound, Confidence::Medium);
+    signals.connections = Some(Busy { share: 0.7, of: 4 });
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+}
+
+#[test]
+fn commits_that_wait_for_their_disk_come_before_answers() {
+    let mut signals = short();
+    signals.backends = Some(waits(&[("io/walsync", 0.3), ("lwlock/walwrite", 0.4)]));
+    let found = first(&signals, Cause::ProducerBound, Confidence::High);
+    assert!(found.evidence.iter().any(|figure| figure.name.contains("lwlock/walwrite")));
+    assert_eq!(causes(&signals), [Cause::ProducerBound, Cause::DiskWal]);
+    signals.machine.as_mut().unwrap().io_pressure = Some(0.5);
+    let found = first(&signals, Cause::DiskWal, Confidence::High);
+    assert!((found.evidence[0].value - 0.7).abs() < 1e-9, "both together: {found:#?}");
+    signals.backends = Some(waits(&[("io/walsync", 0.1)]));
+    assert!(!causes(&signals).contains(&Cause::DiskWal));
+}
+
+#[test]
+fn a_generator_that_is_busy_itself_is_named() {
+    let mut signals = short();
+    signals.connections = Some(Busy { share: 0.3, of: 4 });
+    first(&signals, Cause::HarnessBound, Confidence::Low);
+    signals.producers[0].busiest_thread = Some(("connection".into(), 0.95));
+    first(&signals, Cause::HarnessBound, Confidence::High);
+    // Nothing of that matters while the rate is held.
+    signals.short = None;
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+}
+
+#[test]
+fn a_full_machine_comes_before_all_others() {
+    let mut signals = behind();
+    signals.receivers[0].works = 0.95;
+    signals.machine.as_mut().unwrap().busy_cores = 3.9;
+    first(&signals, Cause::DecodeCpu, Confidence::High);
+    signals.machine.as_mut().unwrap().cpu_pressure = Some(0.6);
+    signals.consumers[0].run_delay_cores = Some(0.3);
+    let found = first(&signals, Cause::HostCpu, Confidence::High);
+    assert!(found.is_limit);
+    assert_eq!(found.advice[0].key.as_deref(), Some("producer.launcher"));
+    signals.machine.as_mut().unwrap().others_cores = Some(2.0);
+    let found = first(&signals, Cause::HostCpu, Confidence::High);
+    assert!(found.advice[0].why.contains("what else runs"), "{found:#?}");
+}
+
+#[test]
+fn waiting_for_a_core_is_said_also_where_it_did_no_harm() {
+    let mut signals = quiet();
+    signals.machine.as_mut().unwrap().cpu_pressure = Some(0.4);
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+    signals.consumers[0].run_delay_cores = Some(0.2);
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::HostCpu]);
+    signals.machine.as_mut().unwrap().cpu_pressure = Some(0.04);
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+}
+
+#[test]
+fn a_slow_sink_is_seen_by_its_places_and_by_what_waits_for_them() {
+    let mut signals = behind();
+    signals.sink.flushes = Some(Busy { share: 0.99, of: 2 });
+    first(&signals, Cause::SinkBound, Confidence::High);
+    signals.sink.queued = Some(1.0);
+    signals.receivers[0].blocked = 0.9;
+    let found = first(&signals, Cause::SinkBound, Confidence::High);
+    assert_eq!(found.evidence.len(), 5, "{found:#?}");
+    assert_eq!(found.advice[1].key.as_deref(), Some("consumer.max_flush_concurrency"));
+    signals.sink.delayed_inserts = 7;
+    let found = first(&signals, Cause::SinkBound, Confidence::High);
+    assert_eq!(found.advice[1].key.as_deref(), Some("consumer.flush_interval_ms"));
+    // It is busy, and that is enough.
+    signals.behind = None;
+    assert!(!causes(&signals).contains(&Cause::SinkBound));
+}
+
+#[test]
+fn an_outage_that_was_made_up_for_is_said() {
+    let signals = Signals { durable_stall_sec: Some(12.0), ..quiet() };
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::SinkBound]);
+    let signals = Signals { durable_stall_sec: Some(8.0), ..quiet() };
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+}
+
+#[test]
+fn a_blocked_runtime_is_named_unless_the_machine_blocks_it() {
+    let mut signals = quiet();
+    looks(&mut signals).blocked_runtime = 0.3;
+    let found = findings(&signals).swap_remove(1);
+    assert_eq!((found.cause, found.confidence), (Cause::StarvedRuntime, Confidence::Medium));
+    looks(&mut signals).heartbeat_p99_us = Some(250_000);
+    let found = findings(&signals).swap_remove(1);
+    assert_eq!((found.confidence, found.is_limit), (Confidence::High, false));
+    signals.consumers[0].run_delay_cores = Some(0.5);
+    assert!(!causes(&signals).contains(&Cause::StarvedRuntime));
+    let mut signals = behind();
+    looks(&mut signals).blocked_runtime = 0.3;
+    looks(&mut signals).heartbeat_p99_us = Some(250_000);
+    assert!(first(&signals, Cause::StarvedRuntime, Confidence::High).is_limit);
+}
+
+#[test]
+fn a_receiver_without_a_pause_is_the_consumers_cpu() {
+    let mut signals = behind();
+    signals.receivers[0].works = 0.97;
+    first(&signals, Cause::DecodeCpu, Confidence::High);
+    signals.walsenders[0].waits = None;
+    first(&signals, Cause::DecodeCpu, Confidence::Medium);
+    signals.receivers[0].works = 0.7;
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+}
+
+#[test]
+fn a_consumer_that_takes_too_little_is_named_even_if_nobody_knows_why() {
+    first(&behind(), Cause::ConsumerBound, Confidence::Low);
+}
+
+#[test]
+fn a_slow_way_leaves_both_ends_waiting() {
+    let mut signals = behind();
+    signals.is_local = false;
+    signals.receivers[0].waits = 0.9;
+    first(&signals, Cause::Network, Confidence::High);
+    // Bytes that wait to be read have come over it.
+    looks(&mut signals).socket_bytes = Some(200_000.0);
+    first(&signals, Cause::ConsumerBound, Confidence::Low);
+    signals.receivers[0].looks = None;
+    first(&signals, Cause::Network, Confidence::Medium);
+}
+
+#[test]
+fn both_ends_waiting_for_each_other_on_one_machine_is_a_contradiction() {
+    let mut signals = behind();
+    signals.receivers[0].waits = 0.9;
+    let found = first(&signals, Cause::Unknown, Confidence::Low);
+    assert_eq!(found.evidence.len(), 2);
+    // Whatever else would have been said of the reading side.
+    signals.sink.flushes = Some(Busy { share: 0.99, of: 2 });
+    first(&signals, Cause::Unknown, Confidence::Low);
+    assert_eq!(causes(&signals).len(), 1);
+}
+
+#[test]
+fn a_walsender_that_works_and_waits_at_once_is_a_contradiction() {
+    let mut signals = behind();
+    signals.walsenders[0].cores = Some(0.98);
+    first(&signals, Cause::Unknown, Confidence::Low);
+}
+
+#[test]
+fn a_full_walsender_is_the_limit_if_its_backlog_grows() {
+    let mut signals = behind();
+    signals.walsenders[0].cores = Some(0.97);
+    walsender_waits(&mut signals, &[("running", 0.95)]);
+    signals.receivers[0].waits = 0.9;
+    let found = first(&signals, Cause::WalsenderBound, Confidence::High);
+    assert!(found.is_limit);
+    // Without the doctor's looks it is the only one to say so.
+    signals.walsenders[0].waits = None;
+    signals.receivers.clear();
+    first(&signals, Cause::WalsenderBound, Confidence::Medium);
+    // It grows, and nothing is late yet.
+    signals.behind = None;
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::WalsenderBound]);
+    signals.backlog = Some(Backlog { first_bytes: 5_000, last_bytes: 5_000, growth: None });
+    assert_eq!(causes(&signals), [Cause::Healthy]);
+}
+
+#[test]
+fn spilled_transactions_are_said_and_are_the_limit_where_they_are_felt() {
+    let mut signals = quiet();
+    signals.spilled_bytes = Some(50_000_000);
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::WalsenderSpill]);
+    signals.behind = Some("behind".into());
+    walsender_waits(&mut signals, &[("io/reorderbufferread", 0.2), ("running", 0.5)]);
+    first(&signals, Cause::WalsenderSpill, Confidence::High);
+}
+
+#[test]
+fn what_is_durable_and_not_confirmed_is_said() {
+    let signals = Signals { confirm_stall_sec: Some(15.0), ..quiet() };
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::ConfirmStall]);
+    let signals = Signals { endangered_slot: Some("unreserved".into()), ..quiet() };
+    assert_eq!(causes(&signals), [Cause::Healthy, Cause::ConfirmStall]);
+}
+
+#[test]
+fn memory_that_grows_is_said_if_it_is_much_and_long() {
+    let growth = Growth { bytes_per_sec: 2e6, mean_bytes: 1e8 };
+    let grows = |growth, window_sec| {
+        let memory = vec![("consumer-0".to_owned(), growth)];
+        causes(&Signals { memory, window_sec, ..quiet() }).contains(&Cause::MemoryGrowth)
+    };
+    assert!(grows(growth, 30.0));
+    assert!(!grows(growth, 10.0), "too short to say");
+    assert!(!grows(Growth { bytes_per_sec: 1e5, ..growth }, 30.0), "3 MB");
+    assert!(!grows(Growth { mean_bytes: 1e11, ..growth }, 30.0), "little of what there is");
+}
+
+#[test]
+fn what_limits_comes_before_what_does_no_harm_and_the_surer_first() {
+    let mut signals = behind();
+    signals.receivers[0].works = 0.95;
+    signals.spilled_bytes = Some(1);
+    signals.sink.queued = Some(0.9);
+    signals.walsenders[0].waits = None;
+    let found = findings(&signals);
+    let told: Vec<_> = found.iter().map(|f| (f.cause, f.is_limit, f.confidence)).collect();
+    assert_eq!(
+        told,
+        [
+            (Cause::SinkBound, true, Confidence::Medium),
+            (Cause::DecodeCpu, true, Confidence::Medium),
+            (Cause::WalsenderSpill, false, Confidence::Medium),
+        ]
+    );
+}
+
+#[test]
+fn a_slow_producer_and_a_slow_consumer_are_both_told() {
+    let mut signals = behind();
+    signals.short = Some("the generator fell short".into());
+    signals.connections = Some(Busy { share: 0.99, of: 4 });
+    signals.sink.queued = Some(0.9);
+    let found = causes(&signals);
+    assert!(
+        found.contains(&Cause::ProducerBound) && found.contains(&Cause::SinkBound),
+        "{found:?}"
+    );
+}

@@ -1,0 +1,236 @@
+//! How far each part of the pipeline is in the WAL, over time: which side is slow is seen by where the
+//! rungs are far apart.
+//!
+//! ```text
+//! current ─► sent ─► received ─► decoded ─► flushed ─► confirmed
+//! ```
+
+use std::collections::BTreeMap;
+
+use walbench_metrics::sample::{ConsumerSample, PostgresState};
+use walbench_metrics::vitals::{FlushTime, ReceiverTime};
+
+/// Steps of a phase at most: its size must not depend on how long it lasts.
+const STEPS: i64 = 600;
+
+/// A step is not shorter than the interval of a sample, in µs.
+const SHORTEST_STEP_US: i64 = 1_000_000;
+
+/// Positions in the WAL, in bytes; each the furthest of its step. 0: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rungs {
+    /// Flushed by PostgreSQL.
+    pub current: u64,
+    /// Sent by the walsender.
+    pub sent: u64,
+    /// Of the last message that the consumer received.
+    pub received: u64,
+    /// End of the last transaction that it decoded.
+    pub decoded: u64,
+    /// Everything before it is durable at the sink.
+    pub flushed: u64,
+    /// Confirmed by the slot.
+    pub confirmed: u64,
+}
+
+/// One step of one consumer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// How far each part was.
+    pub rungs: Rungs,
+    /// What the consumer's receiving thread did.
+    pub receiver: ReceiverTime,
+    /// What flushes there were.
+    pub flushes: FlushTime,
+}
+
+/// The steps of a phase, warm-up and drain included, by consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ladder {
+    start_us: i64,
+    step_us: i64,
+    consumers: BTreeMap<u32, BTreeMap<i64, Step>>,
+}
+
+impl Ladder {
+    /// Of a phase of this length.
+    pub(crate) fn new(length_us: i64) -> Self {
+        let step_us = (length_us / STEPS).max(SHORTEST_STEP_US);
+        Self { start_us: 0, step_us, consumers: BTreeMap::new() }
+    }
+
+    pub(crate) fn starts(&mut self, start_us: i64) {
+        self.start_us = start_us;
+    }
+
+    fn step(&mut self, consumer: u32, at_us: i64) -> &mut Step {
+        // Long drains have a step in the end that holds all that is left of them.
+        let number = (at_us - self.start_us).div_euclid(self.step_us).clamp(-1, 2 * STEPS);
+        self.consumers.entry(consumer).or_default().entry(number).or_default()
+    }
+
+    /// Takes in where the slots were at a moment.
+    pub(crate) fn add_server(&mut self, state: &PostgresState, at_us: i64) {
+        for slot in &state.slots {
+            let Some(consumer) = numbered(&slot.name, '_') else { continue };
+            let rungs = &mut self.step(consumer, at_us).rungs;
+            rungs.current = rungs.current.max(state.wal_lsn);
+            rungs.sent = rungs.sent.max(slot.sent_lsn.unwrap_or_default());
+            rungs.confirmed = rungs.confirmed.max(slot.confirmed_lsn);
+        }
+    }
+
+    /// Takes in a consumer's sample.
+    pub(crate) fn add_consumer(&mut self, sample: &ConsumerSample) {
+        // One of several samples of an interval has them.
+        let Some(vitals) = &sample.vitals else { return };
+        let Some(consumer) = numbered(&sample.worker, '-') else { return };
+        let position = sample.position;
+        let middle_us = sample.interval.start_us.midpoint(sample.interval.end_us);
+        let step = self.step(consumer, middle_us);
+        step.receiver.merge(&vitals.receiver);
+        step.flushes.merge(&vitals.flushes);
+        let rungs = &mut step.rungs;
+        rungs.received = rungs.received.max(position.seen_lsn).max(position.received_lsn);
+        rungs.decoded = rungs.decoded.max(position.received_lsn);
+        rungs.flushed = rungs.flushed.max(position.confirmed_lsn);
+    }
+
+    /// Each consumer's steps, with the time from the phase's start to their middle, in seconds.
+    pub(crate) fn consumers(&self) -> impl Iterator<Item = (u32, Vec<(f64, Step)>)> {
+        let middle_sec = |number: i64| (number as f64 + 0.5) * self.step_us as f64 / 1e6;
+        self.consumers.iter().map(move |(consumer, steps)| {
+            (*consumer, steps.iter().map(|(number, step)| (middle_sec(*number), *step)).collect())
+        })
+    }
+
+    /// Longest time in which what was durable went beyond what was confirmed, and that stood still, in
+    /// seconds.
+    pub(crate) fn confirm_stall_sec(&self) -> Option<f64> {
+        self.longest_stall(|rungs| (rungs.confirmed, rungs.flushed))
+    }
+
+    /// Longest time in which something was decoded and not durable, and what was durable stood still,
+    /// in seconds.
+    pub(crate) fn durable_stall_sec(&self) -> Option<f64> {
+        self.longest_stall(|rungs| (rungs.flushed, rungs.decoded))
+    }
+
+    /// Longest time in which the first of two stood still behind the second.
+    fn longest_stall(&self, of: fn(&Rungs) -> (u64, u64)) -> Option<f64> {
+        let longest = |steps: &BTreeMap<i64, Step>| {
+            let (mut longest, mut length, mut before) = (0, 0, 0);
+            for step in steps.values() {
+                let (behind, ahead) = of(&step.rungs);
+                let stands = behind > 0 && behind == before && ahead > behind;
+                length = if stands { length + 1 } else { 0 };
+                longest = longest.max(length);
+                before = behind;
+            }
+            longest
+        };
+        let steps = self.consumers.values().map(longest).max()?;
+        Some(f64::from(steps) * self.step_us as f64 / 1e6)
+    }
+}
+
+/// The number at the end of a name: `walbench_0`, `consumer-0`.
+fn numbered(name: &str, before: char) -> Option<u32> {
+    name.rsplit_once(before)?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use walbench_metrics::Timing;
+    use walbench_metrics::Window;
+    use walbench_metrics::sample::{Interval, SlotState, StreamPosition};
+    use walbench_metrics::vitals::ConsumerVitals;
+
+    use super::*;
+
+    /// Each second (decoded, flushed, confirmed).
+    fn ladder(seconds: &[(u64, u64, u64)]) -> Ladder {
+        let mut ladder = Ladder::new(20_000_000);
+        ladder.starts(1_000);
+        for (second, (decoded, flushed, confirmed)) in (0..).zip(seconds) {
+            let start_us = 1_000 + second * 1_000_000;
+            let interval = Interval {
+                phase: 0,
+                window: Window::Measured,
+                start_us,
+                end_us: start_us + 1_000_000,
+            };
+            ladder.add_server(&state(*confirmed), interval.end_us - 1);
+            let receiver = ReceiverTime { waiting_us: 900_000, ..ReceiverTime::default() };
+            ladder.add_consumer(&ConsumerSample {
+                worker: "consumer-0".into(),
+                interval,
+                counts: Default::default(),
+                flush: Timing::default(),
+                lag: Default::default(),
+                position: StreamPosition {
+                    seen_lsn: 0,
+                    received_lsn: *decoded,
+                    confirmed_lsn: *flushed,
+                    in_flight_bytes: 0,
+                },
+                vitals: Some(Box::new(ConsumerVitals { receiver, ..Default::default() })),
+            });
+        }
+        ladder
+    }
+
+    fn state(confirmed_lsn: u64) -> PostgresState {
+        PostgresState {
+            wal_lsn: 1_000,
+            checkpoints: 0,
+            slots: vec![SlotState {
+                name: "walbench_0".into(),
+                lag_bytes: 0,
+                retained_bytes: 0,
+                spill_bytes: 0,
+                stream_bytes: 0,
+                sent_lsn: Some(900),
+                confirmed_lsn,
+                wal_status: None,
+                safe_wal_bytes: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn both_ends_of_the_pipeline_meet_in_a_step() {
+        let ladder = ladder(&[(10, 8, 6), (20, 18, 16)]);
+        let (consumer, steps) = ladder.consumers().next().unwrap();
+        assert_eq!((consumer, steps.len()), (0, 2));
+        let (at_sec, step) = steps[1];
+        assert!((at_sec - 1.5).abs() < 1e-9);
+        let rungs = Rungs {
+            current: 1_000,
+            sent: 900,
+            received: 20,
+            decoded: 20,
+            flushed: 18,
+            confirmed: 16,
+        };
+        assert_eq!((step.rungs, step.receiver.waiting_us), (rungs, 900_000));
+    }
+
+    #[test]
+    fn what_moves_or_has_nothing_to_do_is_no_stall() {
+        let moving = ladder(&[(10, 8, 6), (20, 18, 16), (30, 28, 26)]);
+        assert_eq!(moving.confirm_stall_sec(), Some(0.0));
+        let idle = ladder(&[(10, 10, 10); 9]);
+        assert_eq!((idle.confirm_stall_sec(), idle.durable_stall_sec()), (Some(0.0), Some(0.0)));
+        assert_eq!(Ladder::new(1).confirm_stall_sec(), None);
+    }
+
+    #[test]
+    fn a_stall_is_of_the_part_that_stands() {
+        let unconfirmed = ladder(&[(10, 8, 6), (20, 18, 6), (30, 28, 6), (40, 38, 36)]);
+        assert_eq!(unconfirmed.confirm_stall_sec(), Some(2.0));
+        assert_eq!(unconfirmed.durable_stall_sec(), Some(0.0));
+        let not_durable = ladder(&[(10, 8, 8), (20, 8, 8), (30, 8, 8), (30, 8, 8), (30, 30, 8)]);
+        assert_eq!(not_durable.durable_stall_sec(), Some(3.0));
+    }
+}
