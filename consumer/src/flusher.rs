@@ -33,7 +33,7 @@ pub(crate) struct Flusher {
     /// Subtracted from our clock to have the orchestrator's, in µs.
     clock_correction_us: i64,
     /// As the receiving thread has them.
-    seen_lsn: AtomicU64,
+    message_lsn: AtomicU64,
     received_lsn: AtomicU64,
     confirmed_lsn: AtomicU64,
     in_flight_bytes: AtomicU64,
@@ -75,7 +75,7 @@ impl Flusher {
             recorder: Mutex::new(recorder),
             outage: Mutex::default(),
             clock_correction_us,
-            seen_lsn: AtomicU64::new(0),
+            message_lsn: AtomicU64::new(0),
             received_lsn: AtomicU64::new(0),
             confirmed_lsn: AtomicU64::new(0),
             in_flight_bytes: AtomicU64::new(0),
@@ -167,8 +167,8 @@ impl Flusher {
 
     /// The receiving thread tells where it is.
     pub(crate) fn stands_at(&self, position: StreamPosition) {
-        let StreamPosition { seen_lsn, received_lsn, confirmed_lsn, in_flight_bytes } = position;
-        self.seen_lsn.store(seen_lsn, Ordering::Relaxed);
+        let StreamPosition { message_lsn, received_lsn, confirmed_lsn, in_flight_bytes } = position;
+        self.message_lsn.store(message_lsn, Ordering::Relaxed);
         self.received_lsn.store(received_lsn, Ordering::Relaxed);
         self.confirmed_lsn.store(confirmed_lsn, Ordering::Relaxed);
         self.in_flight_bytes.store(in_flight_bytes, Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl Flusher {
     /// Where the receiving thread is.
     pub(crate) fn position(&self) -> StreamPosition {
         StreamPosition {
-            seen_lsn: self.seen_lsn.load(Ordering::Relaxed),
+            message_lsn: self.message_lsn.load(Ordering::Relaxed),
             received_lsn: self.received_lsn.load(Ordering::Relaxed),
             confirmed_lsn: self.confirmed_lsn.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),

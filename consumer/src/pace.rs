@@ -31,11 +31,9 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Waits if that is worth it.
-    pub(crate) fn after_read(&mut self, bytes: usize) {
-        if let Some(wait) = self.judge(bytes, Instant::now()) {
-            std::thread::sleep(wait);
-        }
+    /// How long to wait after a read, if that is worth it.
+    pub(crate) fn after_read(&mut self, bytes: usize) -> Option<Duration> {
+        self.judge(bytes, Instant::now())
     }
 
     fn judge(&mut self, bytes: usize, now: Instant) -> Option<Duration> {

@@ -1,5 +1,5 @@
-//! Causes for the doctor and the profiler to find. Only builds for tests have them (feature
-//! `planted`), and these do nothing of it either unless the environment says so:
+//! Causes for the doctor and the profiler to find. Only what `cargo test` builds has them (feature
+//! `planted`), and does nothing of it either unless the environment says so:
 //! `WALBENCH_PLANTED=hot_function:300`.
 
 use std::sync::OnceLock;

@@ -251,7 +251,7 @@ impl Receiver {
         }
         self.flusher.vitals.queued(self.machine.queue());
         self.flusher.stands_at(StreamPosition {
-            seen_lsn: self.machine.message_lsn(),
+            message_lsn: self.machine.message_lsn(),
             received_lsn: self.machine.received_lsn(),
             confirmed_lsn: self.machine.confirmed_lsn(),
             in_flight_bytes: self.machine.in_flight_bytes(),
@@ -341,9 +341,11 @@ impl Receiver {
         };
         self.arrived(bytes);
         self.take_messages()?;
-        if !self.eager {
+        if !self.eager
+            && let Some(wait) = self.pace.after_read(bytes)
+        {
             self.flusher.vitals.does(Doing::Pacing);
-            self.pace.after_read(bytes);
+            std::thread::sleep(wait);
             self.flusher.vitals.does(Doing::Working);
         }
         Ok(())

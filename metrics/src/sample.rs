@@ -270,7 +270,7 @@ impl ConsumerCounts {
 #[serde(default)]
 pub struct StreamPosition {
     /// Position of the last message received; 0 before the first.
-    pub seen_lsn: u64,
+    pub message_lsn: u64,
     /// End of the last transaction or keepalive received.
     pub received_lsn: u64,
     /// Everything before it is durable.

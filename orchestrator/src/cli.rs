@@ -188,7 +188,8 @@ pub(crate) struct PlanArgs {
     /// Use the mock instead of the plan's ClickHouse
     #[arg(long)]
     pub(crate) mock_clickhouse: bool,
-    /// What the profiler records: none, flame, doctor or both
+    /// What is looked at beside the figures: doctor (what limits the pipeline), flame (flamegraphs),
+    /// both, or none [default: doctor]
     #[arg(long, value_name = "TOOL")]
     pub(crate) profile: Option<String>,
     /// Folder that holds one folder a run

@@ -715,7 +715,7 @@ pub enum Arrays {
     Text,
 }
 
-/// `[profiling]`: the CPU profiler.
+/// `[profiling]`: flamegraphs, and what limits the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Profiling {
@@ -736,7 +736,7 @@ pub struct Profiling {
 impl Default for Profiling {
     fn default() -> Self {
         Self {
-            tool: ProfilingTool::None,
+            tool: ProfilingTool::Doctor,
             backend: ProfilingBackend::Auto,
             rate_hz: 499,
             producers: false,
@@ -775,11 +775,12 @@ pub enum ProfilingBackend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProfilingTool {
-    /// Nothing.
+    /// What is counted at all times alone.
     None,
     /// Flamegraphs of the workers.
     Flame,
-    /// What limits the pipeline.
+    /// What PostgreSQL's processes wait for, and how the consumers' runtimes and connections are, ten
+    /// times a second: for findings that are surer.
     Doctor,
     /// Both.
     Both,

@@ -1,5 +1,5 @@
-//! A cause for the doctor to find. Only builds for tests have it (feature `planted`), and these do
-//! nothing of it either unless the environment says so: `WALBENCH_PLANTED=busy_producer:5000`.
+//! A cause for the doctor to find. Only what `cargo test` builds has it (feature `planted`), and
+//! does nothing of it either unless the environment says so: `WALBENCH_PLANTED=busy_producer:5000`.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

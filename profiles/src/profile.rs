@@ -13,8 +13,6 @@ use crate::symbols::{Function, KERNEL, Location, Symbols};
 pub struct Profile {
     /// The process: `consumer-0`.
     pub process: String,
-    /// Its number.
-    pub pid: u32,
     /// CPU time that it used in the window, in ns: measured, not counted from samples.
     pub cpu_ns: u64,
     /// Its stacks, each one once.
@@ -178,7 +176,6 @@ impl Profile {
         let mut merged = BTreeMap::new();
         for recording in recordings {
             profile.process.clone_from(&recording.process);
-            profile.pid = recording.pid;
             profile.quality.lost = profile.quality.lost.max(recording.lost);
             profile.quality.count(recording, (from_us, to_us), symbols, &mut merged);
         }

@@ -102,7 +102,11 @@ mod tests {
         let mut meter = SchedulingMeter::open(std::process::id()).unwrap();
         // More than there are cores: some wait at all times.
         let cores = std::thread::available_parallelism().unwrap().get();
-        let spin = || while !STOP.load(Ordering::Relaxed) {};
+        let spin = || {
+            while !STOP.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
         let spinners: Vec<_> = (0..cores + 2)
             .map(|_| std::thread::Builder::new().name("spinner".into()).spawn(spin).unwrap())
             .collect();

@@ -76,8 +76,8 @@ fn judged_phase(
     let mut figures = source.figures();
     let signals = signals(source, &figures, environment);
     figures.findings = findings(&signals);
-    let what = signals.short.as_deref().or(signals.behind.as_deref());
-    figures.limit = Limit::of(&figures.findings, what.filter(|_| signals.measured));
+    let (short, behind) = (signals.short.as_deref(), signals.behind.as_deref());
+    figures.limit = Limit::of(&figures.findings, short, behind);
     let thresholds = thresholds::judge(plan, outcome.index, &figures, verification);
     let delivery = verification.phases.iter().find(|d| d.phase == outcome.index);
     (figures.verdict, figures.reasons) =

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use walbench_metrics::sample::{ConsumerSample, PostgresState};
+use walbench_metrics::sample::{ConsumerSample, Interval, PostgresState};
 use walbench_metrics::vitals::{FlushTime, ReceiverTime};
 
 /// Steps of a phase at most: its size must not depend on how long it lasts.
@@ -63,14 +63,19 @@ impl Ladder {
         self.start_us = start_us;
     }
 
-    fn step(&mut self, consumer: u32, at_us: i64) -> &mut Step {
+    fn number(&self, at_us: i64) -> i64 {
         // Long drains have a step in the end that holds all that is left of them.
-        let number = (at_us - self.start_us).div_euclid(self.step_us).clamp(-1, 2 * STEPS);
+        (at_us - self.start_us).div_euclid(self.step_us).clamp(-1, 2 * STEPS)
+    }
+
+    fn step(&mut self, consumer: u32, at_us: i64) -> &mut Step {
+        let number = self.number(at_us);
         self.consumers.entry(consumer).or_default().entry(number).or_default()
     }
 
-    /// Takes in where the slots were at a moment.
-    pub(crate) fn add_server(&mut self, state: &PostgresState, at_us: i64) {
+    /// Takes in where the slots were at the end of an interval.
+    pub(crate) fn add_server(&mut self, state: &PostgresState, interval: Interval) {
+        let at_us = interval.start_us.midpoint(interval.end_us);
         for slot in &state.slots {
             let Some(consumer) = numbered(&slot.name, '_') else { continue };
             let rungs = &mut self.step(consumer, at_us).rungs;
@@ -91,7 +96,7 @@ impl Ladder {
         step.receiver.merge(&vitals.receiver);
         step.flushes.merge(&vitals.flushes);
         let rungs = &mut step.rungs;
-        rungs.received = rungs.received.max(position.seen_lsn).max(position.received_lsn);
+        rungs.received = rungs.received.max(position.message_lsn).max(position.received_lsn);
         rungs.decoded = rungs.decoded.max(position.received_lsn);
         rungs.flushed = rungs.flushed.max(position.confirmed_lsn);
     }
@@ -104,28 +109,40 @@ impl Ladder {
         })
     }
 
-    /// Longest time in which what was durable went beyond what was confirmed, and that stood still, in
-    /// seconds.
-    pub(crate) fn confirm_stall_sec(&self) -> Option<f64> {
-        self.longest_stall(|rungs| (rungs.confirmed, rungs.flushed))
+    /// Bytes of WAL that were sent to a consumer and not received by it just before a moment.
+    pub(crate) fn in_transit_bytes(&self, consumer: u32, at_us: i64) -> Option<u64> {
+        let rungs = self.consumers.get(&consumer)?.get(&self.number(at_us - 1))?.rungs;
+        (rungs.sent > 0 && rungs.received > 0).then(|| rungs.sent.saturating_sub(rungs.received))
     }
 
-    /// Longest time in which something was decoded and not durable, and what was durable stood still,
-    /// in seconds.
-    pub(crate) fn durable_stall_sec(&self) -> Option<f64> {
-        self.longest_stall(|rungs| (rungs.flushed, rungs.decoded))
+    /// Longest time between two moments in which what was durable went beyond what was confirmed, and
+    /// that stood still, in seconds.
+    pub(crate) fn confirm_stall_sec(&self, window_us: (i64, i64)) -> Option<f64> {
+        self.longest_stall(window_us, |rungs| (rungs.confirmed, rungs.flushed))
     }
 
-    /// Longest time in which the first of two stood still behind the second.
-    fn longest_stall(&self, of: fn(&Rungs) -> (u64, u64)) -> Option<f64> {
+    /// The same in which something was decoded and not durable, and what was durable stood still.
+    pub(crate) fn durable_stall_sec(&self, window_us: (i64, i64)) -> Option<f64> {
+        self.longest_stall(window_us, |rungs| (rungs.flushed, rungs.decoded))
+    }
+
+    /// Longest time in which the first of two stood still behind the second. Of phases of more than
+    /// 100 minutes, whose steps are longer than 10 s, only stalls of two steps are seen.
+    fn longest_stall(
+        &self,
+        (from_us, to_us): (i64, i64),
+        of: fn(&Rungs) -> (u64, u64),
+    ) -> Option<f64> {
+        // A run that ended at once has a window that ends before it begins.
+        let window = self.number(from_us)..=self.number(to_us - 1).max(self.number(from_us));
         let longest = |steps: &BTreeMap<i64, Step>| {
-            let (mut longest, mut length, mut before) = (0, 0, 0);
-            for step in steps.values() {
+            let (mut longest, mut length, mut before) = (0, 0, None);
+            for (number, step) in steps.range(window.clone()) {
                 let (behind, ahead) = of(&step.rungs);
-                let stands = behind > 0 && behind == before && ahead > behind;
+                let stands = before == Some((number - 1, behind)) && behind > 0 && ahead > behind;
                 length = if stands { length + 1 } else { 0 };
                 longest = longest.max(length);
-                before = behind;
+                before = Some((*number, behind));
             }
             longest
         };
@@ -143,10 +160,13 @@ fn numbered(name: &str, before: char) -> Option<u32> {
 mod tests {
     use walbench_metrics::Timing;
     use walbench_metrics::Window;
-    use walbench_metrics::sample::{Interval, SlotState, StreamPosition};
+    use walbench_metrics::sample::{SlotState, StreamPosition};
     use walbench_metrics::vitals::ConsumerVitals;
 
     use super::*;
+
+    /// A window that holds everything.
+    const ALL: (i64, i64) = (0, 1_000_000_000);
 
     /// Each second (decoded, flushed, confirmed).
     fn ladder(seconds: &[(u64, u64, u64)]) -> Ladder {
@@ -160,7 +180,9 @@ mod tests {
                 start_us,
                 end_us: start_us + 1_000_000,
             };
-            ladder.add_server(&state(*confirmed), interval.end_us - 1);
+            // The orchestrator measures a moment after the cut.
+            let late = Interval { end_us: interval.end_us + 3_000, ..interval };
+            ladder.add_server(&state(*confirmed), late);
             let receiver = ReceiverTime { waiting_us: 900_000, ..ReceiverTime::default() };
             ladder.add_consumer(&ConsumerSample {
                 worker: "consumer-0".into(),
@@ -169,7 +191,7 @@ mod tests {
                 flush: Timing::default(),
                 lag: Default::default(),
                 position: StreamPosition {
-                    seen_lsn: 0,
+                    message_lsn: 0,
                     received_lsn: *decoded,
                     confirmed_lsn: *flushed,
                     in_flight_bytes: 0,
@@ -214,23 +236,29 @@ mod tests {
             confirmed: 16,
         };
         assert_eq!((step.rungs, step.receiver.waiting_us), (rungs, 900_000));
+        assert_eq!(ladder.in_transit_bytes(0, 1_001_000), Some(890));
+        assert_eq!(ladder.in_transit_bytes(0, 9_000_000), None);
+        assert_eq!(ladder.in_transit_bytes(1, 1_001_000), None);
     }
 
     #[test]
     fn what_moves_or_has_nothing_to_do_is_no_stall() {
         let moving = ladder(&[(10, 8, 6), (20, 18, 16), (30, 28, 26)]);
-        assert_eq!(moving.confirm_stall_sec(), Some(0.0));
+        assert_eq!(moving.confirm_stall_sec(ALL), Some(0.0));
         let idle = ladder(&[(10, 10, 10); 9]);
-        assert_eq!((idle.confirm_stall_sec(), idle.durable_stall_sec()), (Some(0.0), Some(0.0)));
-        assert_eq!(Ladder::new(1).confirm_stall_sec(), None);
+        assert_eq!(
+            (idle.confirm_stall_sec(ALL), idle.durable_stall_sec(ALL)),
+            (Some(0.0), Some(0.0))
+        );
+        assert_eq!(Ladder::new(1).confirm_stall_sec(ALL), None);
     }
 
     #[test]
     fn a_stall_is_of_the_part_that_stands() {
         let unconfirmed = ladder(&[(10, 8, 6), (20, 18, 6), (30, 28, 6), (40, 38, 36)]);
-        assert_eq!(unconfirmed.confirm_stall_sec(), Some(2.0));
-        assert_eq!(unconfirmed.durable_stall_sec(), Some(0.0));
+        assert_eq!(unconfirmed.confirm_stall_sec(ALL), Some(2.0));
+        assert_eq!(unconfirmed.durable_stall_sec(ALL), Some(0.0));
         let not_durable = ladder(&[(10, 8, 8), (20, 8, 8), (30, 8, 8), (30, 8, 8), (30, 30, 8)]);
-        assert_eq!(not_durable.durable_stall_sec(), Some(3.0));
+        assert_eq!(not_durable.durable_stall_sec(ALL), Some(3.0));
     }
 }

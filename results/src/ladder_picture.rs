@@ -15,6 +15,7 @@ use crate::tally::Tally;
 use crate::{RunOutcome, figures};
 
 const SIZE: (u32, u32) = (1_100, 680);
+const LEGEND_WIDTH: u32 = 190;
 
 /// Colours that are told apart also by those who see few: <https://jfly.uni-koeln.de/color/>.
 const COLORS: [RGBColor; 5] = [
@@ -124,6 +125,7 @@ impl Picture<'_> {
         let mut chart = ChartBuilder::on(area)
             .caption("WAL behind what PostgreSQL has written", ("sans-serif", 15))
             .margin(10)
+            .margin_right(LEGEND_WIDTH)
             .x_label_area_size(30)
             .y_label_area_size(70)
             .build_cartesian_2d(seconds, 0.0..(most * 1.05).max(0.01))?;
@@ -139,6 +141,7 @@ impl Picture<'_> {
         let mut chart = ChartBuilder::on(area)
             .caption("what the consumer's receiving thread does", ("sans-serif", 15))
             .margin(10)
+            .margin_right(LEGEND_WIDTH)
             .x_label_area_size(30)
             .y_label_area_size(70)
             .build_cartesian_2d(seconds, 0.0..100.0)?;
@@ -200,12 +203,9 @@ fn stack<'a, 'b: 'a>(
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.filled()));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(160, 160, 160))
-        .draw()?;
+    // Beside the chart, where it hides nothing.
+    let right = i32::try_from(chart.plotting_area().dim_in_pixel().0)? + 5;
+    chart.configure_series_labels().position(SeriesLabelPosition::Coordinate(right, 0)).draw()?;
     Ok(())
 }
 

@@ -49,7 +49,7 @@ impl Component {
             Cause::HarnessBound => Self::Producer,
             Cause::WriteErrors | Cause::DiskWal | Cause::ProducerBound => Self::Postgres,
             Cause::WalsenderBound | Cause::WalsenderSpill => Self::Walsender,
-            Cause::Network => Self::Network,
+            Cause::Network | Cause::Disconnected => Self::Network,
             Cause::StarvedRuntime
             | Cause::DecodeCpu
             | Cause::ConsumerBound
@@ -63,8 +63,9 @@ impl Component {
 }
 
 impl Limit {
-    /// The first of the findings; `what` went wrong is said before.
-    pub(crate) fn of(findings: &[Finding], what: Option<&str>) -> Self {
+    /// The first of the findings, and before it what it explains: that the generator fell short, or
+    /// that the consumers fell behind.
+    pub(crate) fn of(findings: &[Finding], short: Option<&str>, behind: Option<&str>) -> Self {
         let Some(first) = findings.first() else {
             return Self { component: Component::Unknown, evidence: "nothing was measured".into() };
         };
@@ -75,6 +76,11 @@ impl Limit {
                 format!("{}; {}", first.said, figures.join(", "))
             }
             false => format!("{} ({})", first.said, figures.join(", ")),
+        };
+        let what = match first.cause {
+            Cause::NoData => None,
+            cause if cause.explains_behind() => behind.or(short),
+            _ => short.or(behind),
         };
         let evidence = match what {
             Some(what) => format!("{what}: {why}"),

@@ -87,7 +87,7 @@ impl<'a> PhaseSource<'a> {
     }
 
     /// End of the measured window: as planned, or earlier where the run ended within it.
-    fn end_us(self) -> i64 {
+    pub(crate) fn end_us(self) -> i64 {
         let PhaseOutcome { measured_from_us, scheduled_end_us, .. } = *self.outcome;
         if self.outcome.ran_to_its_end() {
             return scheduled_end_us;

@@ -5,8 +5,8 @@ use walbench_metrics::sample::Role;
 use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Waits};
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_profiles::doctor::{
-    Backlog, Busy, Growth, LooksShares, MachineShares, ProcessShares, ReceiverShares, Signals,
-    SinkSignals, WaitShares, Walsender,
+    Backlog, Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares,
+    Signals, SinkSignals, WaitShares, Walsender,
 };
 
 use crate::environment::Environment;
@@ -23,6 +23,9 @@ const BACKLOG_SHARE: f64 = 0.05;
 /// Seconds' worth of rows up to which it isn't either, beside the time batches wait by design.
 const BACKLOG_SEC: f64 = 1.0;
 
+/// What a consumer's receiving thread is called.
+const RECEIVER: &str = "receiver";
+
 /// What the doctor's rules look at.
 pub(crate) fn signals(
     source: PhaseSource<'_>,
@@ -32,10 +35,12 @@ pub(crate) fn signals(
     let PhaseFigures { producer, consumer, .. } = figures;
     let rows = producer.as_ref().map_or(0, |producer| producer.rows) + consumer.rows;
     let measured = source.tally.resources.get(&Window::Measured);
-    let processes = |role| processes(figures, measured, role);
-    let walsenders = walsenders(processes(Role::Walsender), measured);
-    let machine = measured.and_then(|tally| tally.machine);
+    // What a container may use of a machine is less than what that has and does.
+    let is_whole = environment.machine.cores() >= f64::from(environment.machine.logical_cores);
+    let machine = measured.and_then(|tally| tally.machine).filter(|_| is_whole);
+    let window_us = (source.outcome.measured_from_us, source.end_us());
     let used_cores = used_cores(figures);
+    let knows_all = knows_all(source, figures);
     Signals {
         measured: rows > 0,
         window_sec: figures.duration_sec,
@@ -45,21 +50,18 @@ pub(crate) fn signals(
         errors: failed(figures),
         cores: environment.machine.cores(),
         used_cores: used_cores.filter(|_| environment.machine.logical_cores > 0),
-        machine: machine
-            .as_ref()
-            .and_then(|it| of_machine(it, environment.machine.logical_cores, used_cores, figures)),
-        worker_threads: f64::from(environment.worker_threads.max(1)),
-        producers: processes(Role::Producer),
+        machine: machine.as_ref().and_then(|it| {
+            of_machine(it, environment.machine.logical_cores, used_cores, knows_all)
+        }),
+        producers: processes(figures, measured, Role::Producer),
         connections: connections(source, figures),
         backends: measured.and_then(|tally| tally.waits.get("backends")).and_then(of_all),
-        walsenders,
-        consumers: processes(Role::Consumer),
-        receivers: receivers(source),
+        lanes: lanes(source, figures),
         sink: sink(source, figures),
         backlog: backlog(source),
         spilled_bytes: figures.postgres.spill_bytes,
-        confirm_stall_sec: source.tally.ladder.confirm_stall_sec(),
-        durable_stall_sec: source.tally.ladder.durable_stall_sec(),
+        confirm_stall_sec: source.tally.ladder.confirm_stall_sec(window_us),
+        durable_stall_sec: durable_stall_sec(source, window_us),
         endangered_slot: measured
             .and_then(|tally| tally.postgres.as_ref())
             .and_then(|postgres| postgres.endangered_slot.clone()),
@@ -144,15 +146,35 @@ fn of_time(us: u64, passed_us: u64) -> f64 {
     ratio(us as f64, passed_us as f64).unwrap_or_default()
 }
 
+/// All that the run has on this machine is measured: without that nobody knows whose the rest is.
+fn knows_all(source: PhaseSource<'_>, figures: &PhaseFigures) -> bool {
+    let has = |role| figures.processes.iter().any(|process| process.role == role);
+    let PhaseSource { plan, .. } = source;
+    has(Role::Postgres)
+        && (figures.clickhouse.is_none() || has(Role::Clickhouse))
+        && plan.producer.launcher.is_empty()
+        && plan.consumer.launcher.is_empty()
+}
+
+/// What is by design is no stall: batches wait for their age, mocks take their time, and the slot is
+/// not confirmed beyond what is prepared.
+fn durable_stall_sec(source: PhaseSource<'_>, window_us: (i64, i64)) -> Option<f64> {
+    let consumer = &source.plan.consumer;
+    if consumer.two_phase {
+        return None;
+    }
+    let by_design_ms = consumer.flush_interval_ms + consumer.mock_delay_ms;
+    let stall_sec = source.tally.ladder.durable_stall_sec(window_us)?;
+    Some((stall_sec - by_design_ms as f64 / 1e3).max(0.0))
+}
+
 fn of_machine(
     machine: &MachineUse,
     logical_cores: u32,
     used_cores: Option<f64>,
-    figures: &PhaseFigures,
+    knows_all: bool,
 ) -> Option<MachineShares> {
     let of = |us: u64| of_time(us, machine.passed_us);
-    // Without the server's own processes nobody knows whose the rest is.
-    let knows_all = figures.processes.iter().any(|process| process.role == Role::Postgres);
     // Where the kernel counts busy time by ticks of its clock, it misses what is shorter; that a core
     // has nothing to do it knows exactly.
     let not_idle = f64::from(logical_cores) - of(machine.idle_us + machine.disk_wait_us);
@@ -191,22 +213,39 @@ fn processes(
     shares.collect()
 }
 
-/// Of each the process, what it waited for, or both.
-fn walsenders(processes: Vec<ProcessShares>, measured: Option<&ResourceTally>) -> Vec<Walsender> {
-    let waits = |name: &str| {
-        let waits = measured?.waits.get(name).filter(|waits| waits.looks > 0)?;
-        Some(shares(waits, waits.looks))
+/// Each consumer with its walsender. Whichever of them tells something is known by it.
+fn lanes(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<Lane> {
+    let measured = source.tally.resources.get(&Window::Measured);
+    let consumers = processes(figures, measured, Role::Consumer);
+    let walsenders = processes(figures, measured, Role::Walsender);
+    let vitals = source.tally.consumers.get(&Window::Measured).map(|tally| &tally.vitals);
+    let lane = |number: u32| {
+        let (consumer, walsender) = (format!("consumer-{number}"), format!("walsender-{number}"));
+        let cpu = || measured?.threads.get(&(consumer.clone(), RECEIVER.into()));
+        let passed_us = measured.and_then(|tally| {
+            Some(tally.processes.get(&(Role::Consumer, consumer.clone()))?.wall_us)
+        });
+        let cores = cpu().zip(passed_us).map(|(cpu_us, passed_us)| of_time(*cpu_us, passed_us));
+        let vitals = vitals.and_then(|vitals| vitals.get(&consumer));
+        let waits = measured.and_then(|tally| tally.waits.get(&walsender));
+        let waits = waits.filter(|waits| waits.looks > 0).map(|waits| shares(waits, waits.looks));
+        let used = walsenders.iter().find(|process| process.name == walsender);
+        let is_known = used.is_some() || waits.is_some();
+        Lane {
+            process: consumers.iter().find(|process| process.name == consumer).cloned(),
+            receiver: vitals
+                .filter(|vitals| vitals.receiver.total_us() > 0)
+                .map(|vitals| ReceiverShares { cores, ..receiver(vitals) }),
+            walsender: is_known.then(|| Walsender {
+                name: walsender,
+                cores: used.map(|process| process.cores),
+                waits,
+            }),
+            in_transit_bytes: source.tally.ladder.in_transit_bytes(number, source.end_us()),
+            consumer,
+        }
     };
-    let known = processes.iter().map(|process| process.name.clone());
-    let looked_at = measured.into_iter().flat_map(|tally| tally.waits.keys().cloned());
-    let looked_at = looked_at.filter(|name| name.starts_with("walsender-"));
-    let names: std::collections::BTreeSet<String> = known.chain(looked_at).collect();
-    let walsender = |name: String| Walsender {
-        cores: processes.iter().find(|process| process.name == name).map(|it| it.cores),
-        waits: waits(&name),
-        name,
-    };
-    names.into_iter().map(walsender).collect()
+    (0..source.plan.consumer.processes).map(lane).collect()
 }
 
 /// Of several processes each has its part of what was seen.
@@ -220,28 +259,31 @@ fn shares(waits: &Waits, of: u64) -> WaitShares {
     WaitShares { looks: waits.looks, events: events.collect() }
 }
 
-fn receivers(source: PhaseSource<'_>) -> Vec<ReceiverShares> {
-    let Some(consumers) = source.tally.consumers.get(&Window::Measured) else { return Vec::new() };
-    let receiver = |(name, vitals): (&String, &ConsumerVitals)| {
-        let time = vitals.receiver;
-        let of = |us: u64| of_time(us, time.total_us());
-        ReceiverShares {
-            name: name.clone(),
-            waits: of(time.waiting_us + time.pacing_us),
-            works: of(time.working_us),
-            blocked: of(time.blocked_us),
-            disconnected: of(time.disconnected_us),
-            looks: vitals.looks.as_ref().filter(|looks| looks.looked_us > 0).map(|looks| {
-                LooksShares {
-                    heartbeat_p99_us: looks.heartbeat.quantile_us(0.99),
-                    blocked_runtime: of_time(looks.blocked_us, looks.looked_us),
-                    socket_bytes: looks.socket_bytes.mean(),
-                    flush_age_us: looks.flush_age_us.mean(),
-                }
-            }),
-        }
-    };
-    consumers.vitals.iter().filter(|(_, it)| it.receiver.total_us() > 0).map(receiver).collect()
+fn receiver(vitals: &ConsumerVitals) -> ReceiverShares {
+    let time = vitals.receiver;
+    let of = |us: u64| of_time(us, time.total_us());
+    ReceiverShares {
+        waits: of(time.waiting_us + time.pacing_us),
+        works: of(time.working_us),
+        blocked: of(time.blocked_us),
+        disconnected: of(time.disconnected_us),
+        cores: None,
+        looks: vitals.looks.as_ref().filter(|looks| looks.looked_us > 0).map(|looks| LooksShares {
+            heartbeat_p99_us: looks.heartbeat.quantile_us(0.99),
+            blocked_runtime: of_time(looks.blocked_us, looks.looked_us),
+            socket_bytes: looks.socket_bytes.mean(),
+            flush_age_us: looks.flush_age_us.mean(),
+        }),
+    }
+}
+
+/// How full batches are, by rows or by bytes.
+fn batch_fill(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<f64> {
+    let plan = &source.plan.consumer;
+    let consumer = &figures.consumer;
+    let rows = consumer.mean_batch_rows? / f64::from(plan.flush_batch_size);
+    let bytes = ratio(consumer.encoded_bytes as f64, consumer.batches as f64).unwrap_or_default();
+    Some(rows.max(bytes / plan.flush_batch_bytes as f64))
 }
 
 fn sink(source: PhaseSource<'_>, figures: &PhaseFigures) -> SinkSignals {
@@ -260,6 +302,7 @@ fn sink(source: PhaseSource<'_>, figures: &PhaseFigures) -> SinkSignals {
     SinkSignals {
         flushes: under_way.map(|share| Busy { share, of: allowed }),
         queued: busiest(|it, _| it.flushes.queued_us as f64),
+        batch_fill: batch_fill(source, figures),
         flush_p99_us: figures.consumer.flush_us.p99,
         retries: figures.consumer.retries,
         delayed_inserts: counted(clickhouse.and_then(|it| it.delayed_inserts)),
@@ -268,9 +311,10 @@ fn sink(source: PhaseSource<'_>, figures: &PhaseFigures) -> SinkSignals {
     }
 }
 
-/// Of those that rise for sure: workers and servers, whatever runs here.
+/// Of those that rise for sure. Servers fill their caches, and rise for long.
 fn memory(figures: &PhaseFigures, measured: &ResourceTally) -> Vec<(String, Growth)> {
-    let risen = figures.processes.iter().filter(|it| it.role != Role::Walsender);
+    let ours = [Role::Producer, Role::Consumer, Role::Orchestrator];
+    let risen = figures.processes.iter().filter(|it| ours.contains(&it.role));
     let risen = risen.filter_map(|process| {
         let growth = growth(measured.memory.get(&process.name)?)?;
         Some((process.name.clone(), growth))

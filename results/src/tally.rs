@@ -277,7 +277,7 @@ impl PhaseTally {
     fn add_resources(&mut self, sample: &ResourceSample) {
         let ResourceSample { interval, processes, postgres, clickhouse, machine, waits } = sample;
         if let Some(state) = postgres {
-            self.ladder.add_server(state, interval.end_us - 1);
+            self.ladder.add_server(state, *interval);
         }
         let tally = self.resources.entry(interval.window).or_default();
         let wall_us = u64::try_from(interval.end_us - interval.start_us).unwrap_or_default();

@@ -9,8 +9,8 @@ use super::control::{Control, refused};
 /// PostgreSQL 14 brought logical decoding messages to pgoutput.
 const OLDEST_VERSION_NUM: i32 = 140_000;
 
-/// Sessions of the orchestrator's own.
-const OWN_CONNECTIONS: i64 = 3;
+/// Sessions of the orchestrator's own, the doctor's included.
+const OWN_CONNECTIONS: i64 = 4;
 
 /// What the checks look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,8 +202,8 @@ mod tests {
           ALTER SYSTEM SET max_replication_slots = 11; and restart the server
         10 of its 10 WAL senders are in use, and 1 more are needed
           ALTER SYSTEM SET max_wal_senders = 11; and restart the server
-        97 of its 97 connections are in use, and 7 more are needed
-          ALTER SYSTEM SET max_connections = 104; and restart the server
+        97 of its 97 connections are in use, and 8 more are needed
+          ALTER SYSTEM SET max_connections = 105; and restart the server
         role "app" may not replicate
           ALTER ROLE "app" REPLICATION
         role "app" may not create a database

@@ -265,14 +265,24 @@ impl Run {
         }
         let outcome = self.outcome(left, found, stop);
         let metrics = metrics(&self.plan, &self.tally, &outcome, &self.environment);
-        for (name, svg) in ladder_pictures(&self.plan, &self.tally, &outcome) {
-            self.folder.subfolder("profiles").map_err(|e| unwritable(&e))?;
-            self.folder.write(&name, svg).map_err(|e| unwritable(&e))?;
-        }
         let value = serde_json::to_value(&metrics).map_err(|e| unwritable(&e))?;
         self.folder.write("metrics.json", json(&value)).map_err(|e| unwritable(&e))?;
         self.folder.write("SUMMARY.md", summary(&metrics)).map_err(|e| unwritable(&e))?;
+        self.draw_ladders(&outcome);
         Ok(Some(metrics))
+    }
+
+    /// A picture that can't be written costs no figure.
+    fn draw_ladders(&self, outcome: &RunOutcome) {
+        let write = |(name, svg): (String, String)| {
+            self.folder.subfolder("profiles")?;
+            self.folder.write(&name, svg)
+        };
+        let pictures = ladder_pictures(&self.plan, &self.tally, outcome);
+        if let Err(error) = pictures.into_iter().try_for_each(write) {
+            let failure = Failure::new("a picture can't be written").caused_by(&error);
+            self.live.say(&failure.to_string());
+        }
     }
 
     fn outcome(&mut self, left: Left, found: Found, stop: Option<&Stop>) -> RunOutcome {

@@ -188,7 +188,11 @@ impl Run {
         if std::mem::replace(&mut self.profiled_phases, phases) == phases {
             return;
         }
-        let cuts = Cuts::new(outcome.started_us, planned.warmup_sec, planned.duration_sec);
+        let cuts = Cuts {
+            start_us: outcome.started_us,
+            measured_us: outcome.measured_from_us,
+            end_us: outcome.scheduled_end_us,
+        };
         let phase = profiling::Phase { name: &planned.name, cuts, over_us };
         let tally = self.tally.phase(outcome.index);
         let cpu_us = |window: Window, process: &str| {

@@ -107,10 +107,7 @@ impl Watch {
             std::process::id(),
         ));
         let waits = match wants_doctor {
-            true => {
-                let control = Control::open(&source.address).await?;
-                Some(WaitLooks::begin(control, source.slots.clone()).await?)
-            }
+            true => Some(WaitLooks::begin(&source.address, source.slots.clone()).await?),
             false => None,
         };
         let server = postmaster.and_then(metered_tree);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, Statement};
 use walbench_metrics::Failure;
 use walbench_metrics::vitals::Waits;
+use walbench_phases::address::PostgresAddress;
 
 use crate::postgres::control::{Control, refused};
 
@@ -29,6 +30,9 @@ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
   AND (s.slot_name::text = ANY($1)
        OR (a.backend_type = 'client backend' AND a.state = 'active'))";
 
+/// A connection that is lost is made again after so long.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What was seen, by kind of process.
 type Seen = Arc<Mutex<BTreeMap<String, Waits>>>;
 
@@ -40,26 +44,34 @@ pub(super) struct WaitLooks {
 }
 
 impl WaitLooks {
-    /// Begins to look at the slots' walsenders, and at all backends of the connection's database.
-    pub(super) async fn begin(control: Control, slots: Vec<String>) -> Result<Self, Failure> {
-        let failed = |e| refused("say what its processes wait for", &e);
-        let statement = control.client.prepare(SQL).await.map_err(failed)?;
-        control.client.query(&statement, &[&slots]).await.map_err(failed)?;
-        let seen = Seen::default();
+    /// Begins to look at the slots' walsenders, and at all backends of the address's database.
+    pub(super) async fn begin(
+        address: &PostgresAddress,
+        slots: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let mut way = Way::open(address, &slots).await?;
+        let (address, seen) = (address.clone(), Seen::default());
         let ours = seen.clone();
         let looking = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(LOOK_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&slots];
-                let asked = control.client.query(&statement, &params);
-                match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+                match tokio::time::timeout(ANSWER_TIMEOUT, way.ask(&slots)).await {
                     Ok(Ok(rows)) => {
-                        see(&mut ours.lock().unwrap_or_else(PoisonError::into_inner), &rows, &slots)
+                        see(
+                            &mut ours.lock().unwrap_or_else(PoisonError::into_inner),
+                            &rows,
+                            &slots,
+                        );
                     }
-                    // The connection is gone; the run notices by what it needs more.
-                    Ok(Err(_)) if control.client.is_closed() => return,
+                    // A server that was started again has another way.
+                    Ok(Err(_)) if way.control.client.is_closed() => {
+                        tokio::time::sleep(REOPEN_INTERVAL).await;
+                        if let Ok(other) = Way::open(&address, &slots).await {
+                            way = other;
+                        }
+                    }
                     Ok(Err(_)) | Err(_) => {}
                 }
             }
@@ -73,6 +85,27 @@ impl WaitLooks {
     }
 }
 
+/// A session, and what is asked there.
+struct Way {
+    control: Control,
+    statement: Statement,
+}
+
+impl Way {
+    async fn open(address: &PostgresAddress, slots: &[String]) -> Result<Self, Failure> {
+        let control = Control::open(address).await?;
+        let failed = |e| refused("say what its processes wait for", &e);
+        let statement = control.client.prepare(SQL).await.map_err(failed)?;
+        let way = Self { control, statement };
+        way.ask(slots).await.map_err(failed)?;
+        Ok(way)
+    }
+
+    async fn ask(&self, slots: &[String]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.control.client.query(&self.statement, &[&slots]).await
+    }
+}
+
 impl Drop for WaitLooks {
     fn drop(&mut self) {
         self.looking.abort();
@@ -81,11 +114,11 @@ impl Drop for WaitLooks {
 
 fn see(seen: &mut BTreeMap<String, Waits>, rows: &[Row], slots: &[String]) {
     let rows = rows.iter().map(|row| (row.get(0), row.get(1)));
-    see_all(seen, rows.collect(), slots);
+    see_all(seen, &rows.collect::<Vec<_>>(), slots);
 }
 
 /// Of each row the slot, if it is a walsender's, and what it waits for.
-fn see_all(seen: &mut BTreeMap<String, Waits>, rows: Vec<(Option<&str>, &str)>, slots: &[String]) {
+fn see_all(seen: &mut BTreeMap<String, Waits>, rows: &[(Option<&str>, &str)], slots: &[String]) {
     let mut add = |name: String, events: &mut dyn Iterator<Item = &str>| {
         let waits = seen.entry(name).or_default();
         waits.looks += 1;
@@ -116,8 +149,8 @@ mod tests {
         let slots = ["w_0".to_owned(), "w_1".to_owned()];
         let mut seen = BTreeMap::new();
         let waiting = (Some("w_1"), "client/walsenderwritedata");
-        see_all(&mut seen, vec![waiting, (None, "io/walsync"), (None, "running")], &slots);
-        see_all(&mut seen, vec![waiting, (None, "io/walsync")], &slots);
+        see_all(&mut seen, &[waiting, (None, "io/walsync"), (None, "running")], &slots);
+        see_all(&mut seen, &[waiting, (None, "io/walsync")], &slots);
         let waits = |looks, events: &[(&str, u64)]| Waits {
             looks,
             events: events.iter().map(|(event, n)| ((*event).to_owned(), *n)).collect(),

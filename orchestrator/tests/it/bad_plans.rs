@@ -97,7 +97,6 @@ fn bad_plans() -> Vec<Bad> {
             "[consumer]\nmock_level = \"http\"\n\
              [[clickhouse.mock.faults]]\nkind = \"delay\"\nat_sec = 1",
         ),
-        file("profiling that is not here yet", "profiling.tool", "[profiling]\ntool = \"doctor\""),
         file(
             "a profiler that is not here yet",
             "profiling.backend",

@@ -99,8 +99,8 @@ fn a_slow_sink_is_found() {
         ("consumer.flush_batch_size", "300"),
         ("consumer.flush_batch_bytes", "65536"),
         ("consumer.max_in_flight_bytes", "131072"),
-        ("phases.0.target_throughput", "4000"),
-        ("phases.0.duration_sec", "6"),
+        ("phases.0.target_throughput", "3000"),
+        ("phases.0.duration_sec", "5"),
     ];
     // A Unix socket holds little of what is not taken.
     let command = home.run(PLAN);
@@ -114,7 +114,7 @@ fn a_slow_sink_is_found() {
     assert!(
         sink.advice.iter().any(|it| it.key.as_deref() == Some("consumer.max_flush_concurrency"))
     );
-    ended.with_code(0).answered("raise consumer.flush_batch_size");
+    ended.with_code(0).answered("raise consumer.max_flush_concurrency");
 }
 
 fn planted(home: &Home, name: &str, cause: &str) -> Walbench {
@@ -169,7 +169,7 @@ fn a_task_that_does_not_come_back_is_a_starved_runtime() {
     first(&findings, Cause::Healthy, Confidence::High);
     let starved = found(&findings, Cause::StarvedRuntime, false);
     // 500 of each 1,200 ms, less what is between two looks.
-    let blocked = figure(&starved, "does not come back");
+    let blocked = figure(&starved, "do not come back");
     assert!((0.2..0.5).contains(&blocked), "{starved:#?}");
 }
 
@@ -315,7 +315,8 @@ fn a_slow_way_is_found() {
     command.set("phases.0.target_throughput", "2000").ended().with_code(0);
     let findings = findings(&home);
     let slow = found(&findings, Cause::Network, true);
-    assert_eq!(slow.confidence, Confidence::High, "{findings:#?}");
+    assert!(figure(&slow, "WAL sent and not received") > 1e6, "{findings:#?}");
+    assert!(figure(&slow, "waiting in its socket") < 65_536.0, "{findings:#?}");
 }
 
 /// Others take the machine.
@@ -328,7 +329,11 @@ fn a_machine_without_a_core_left_is_found() {
     let spinners: Vec<_> = (0..3 * cores)
         .map(|_| {
             let stop = stop.clone();
-            std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
         })
         .collect();
     let ended = home.run(PLAN).on(Server::shared(), "doctor_host").ended();

@@ -226,7 +226,8 @@ fn a_killed_run_leaves_the_profiles_of_its_ended_phases() {
 fn nothing_is_written_without_a_profiler() {
     let _turn = together();
     let home = Home::new();
-    home.run(SHORT_PLAN).on(Server::shared(), "no_flames").ended().with_code(0);
+    let command = home.run(SHORT_PLAN).on(Server::shared(), "no_flames");
+    command.args(["--profile", "none"]).ended().with_code(0);
     assert!(home.metrics().phases[0].profiles.is_empty());
     let left = entries(&home.run_folder());
     assert!(!left.iter().any(|path| path.ends_with("profiles")), "{left:?}");

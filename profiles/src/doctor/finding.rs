@@ -19,6 +19,8 @@ pub enum Cause {
     HarnessBound,
     /// PostgreSQL's answers to the producers.
     ProducerBound,
+    /// The consumer had no connection.
+    Disconnected,
     /// The sink takes rows more slowly than they come.
     SinkBound,
     /// The consumer's runtime was held up by one of its own tasks.
@@ -35,7 +37,7 @@ pub enum Cause {
     ConsumerBound,
     /// What was durable was not confirmed.
     ConfirmStall,
-    /// A process's memory grows without end.
+    /// A process's memory grows.
     MemoryGrowth,
     /// Nothing: the rate was held and the consumers kept up.
     Healthy,
@@ -132,6 +134,27 @@ pub enum Change {
     Lower,
     /// This value, or such a one.
     Set(String),
+}
+
+impl Cause {
+    /// Why a generator falls short.
+    #[must_use]
+    pub fn explains_short(self) -> bool {
+        matches!(
+            self,
+            Self::WriteErrors
+                | Self::HostCpu
+                | Self::DiskWal
+                | Self::HarnessBound
+                | Self::ProducerBound
+        )
+    }
+
+    /// Why consumers fall behind.
+    #[must_use]
+    pub fn explains_behind(self) -> bool {
+        matches!(self, Self::HostCpu) || self >= Self::Disconnected && self < Self::Healthy
+    }
 }
 
 impl Finding {

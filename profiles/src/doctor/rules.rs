@@ -2,7 +2,7 @@
 
 use super::finding::{Cause, Confidence, Figure, Finding, Unit};
 use super::signals::{
-    Busy, Growth, MachineShares, ProcessShares, ReceiverShares, Signals, WaitShares, Walsender,
+    Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, Signals, WaitShares,
 };
 use super::thresholds::THRESHOLDS as T;
 
@@ -14,37 +14,32 @@ pub fn findings(signals: &Signals) -> Vec<Finding> {
         return vec![Finding::new(Cause::NoData, "nothing was measured").limits_if(false)];
     }
     let mut found: Vec<Finding> = RULES.iter().filter_map(|rule| rule(signals)).collect();
-    if let Some(contradiction) = contradiction(signals) {
+    let of_lanes = LANE_RULES.iter().filter_map(|rule| {
+        let by_lane = signals.lanes.iter().filter_map(|lane| rule(signals, lane));
+        by_lane.min_by_key(|finding| (!finding.is_limit, finding.confidence))
+    });
+    found.extend(of_lanes);
+    if let Some(contradiction) = signals.lanes.iter().find_map(|lane| contradiction(signals, lane))
+    {
         // What one of them says the other denies.
-        found.retain(|finding| finding.cause < Cause::SinkBound || !finding.is_limit);
+        found.retain(|finding| !finding.cause.explains_behind() || !finding.is_limit);
         found.push(contradiction);
-    } else if signals.is_limited() && !found.iter().any(|finding| finding.is_limit) {
-        found.extend(unexplained(signals));
     }
+    found.extend(unexplained(signals, &found));
     if !signals.is_limited() {
         found.iter_mut().for_each(|finding| finding.is_limit = false);
         found.push(healthy(signals));
     }
-    // Each is told once, by the first rule that finds it.
     found.sort_by_key(|f| (!f.is_limit && f.cause != Cause::Healthy, f.confidence, f.cause));
     found
 }
 
-const RULES: [fn(&Signals) -> Option<Finding>; 13] = [
-    write_errors,
-    host_cpu,
-    disk_wal,
-    harness,
-    producer,
-    sink,
-    starved_runtime,
-    decode_cpu,
-    network,
-    walsender,
-    spill,
-    confirm_stall,
-    memory,
-];
+const RULES: [fn(&Signals) -> Option<Finding>; 9] =
+    [write_errors, host_cpu, disk_wal, harness, producer, sink, spill, confirm_stall, memory];
+
+/// Of each consumer and its walsender; the worst is told.
+const LANE_RULES: [fn(&Signals, &Lane) -> Option<Finding>; 5] =
+    [disconnected, starved_runtime, decode_cpu, network, walsender];
 
 impl Signals {
     /// The phase did not get what it asked for.
@@ -52,28 +47,15 @@ impl Signals {
         self.short.is_some() || self.behind.is_some()
     }
 
-    /// The busiest walsender.
-    fn walsender(&self) -> Option<&Walsender> {
-        self.walsenders.iter().max_by(|a, b| {
-            let cores = |walsender: &Walsender| walsender.cores.unwrap_or_default();
-            cores(a).total_cmp(&cores(b))
-        })
-    }
-
-    /// Share of the time for which a walsender waited so, the one that did most.
+    /// The walsender that waited so most, and for what share of the time.
     fn walsender_waits(&self, event: &str) -> Option<f64> {
-        let waits = self.walsenders.iter().filter_map(|walsender| walsender.waits.as_ref());
-        waits.map(|waits| waits.of(event)).max_by(f64::total_cmp)
-    }
-
-    /// The receiver of which something is largest.
-    fn receiver(&self, of: fn(&ReceiverShares) -> f64) -> Option<&ReceiverShares> {
-        self.receivers.iter().max_by(|a, b| of(a).total_cmp(&of(b)))
+        self.lanes.iter().filter_map(|lane| lane.walsender_waits(event)).max_by(f64::total_cmp)
     }
 
     /// The worker that waited most for a core.
     fn most_delayed(&self) -> Option<(&str, f64)> {
-        let workers = self.producers.iter().chain(&self.consumers);
+        let consumers = self.lanes.iter().filter_map(|lane| lane.process.as_ref());
+        let workers = self.producers.iter().chain(consumers);
         let delayed = workers.filter_map(|it| Some((it.name.as_str(), it.run_delay_cores?)));
         delayed.max_by(|a, b| a.1.total_cmp(&b.1))
     }
@@ -82,6 +64,50 @@ impl Signals {
     fn busy_cores(&self) -> Option<f64> {
         self.machine.map(|machine| machine.busy_cores).or(self.used_cores)
     }
+
+    /// PostgreSQL runs on this machine.
+    fn is_postgres_here(&self) -> bool {
+        let mut walsenders = self.lanes.iter().filter_map(|lane| lane.walsender.as_ref());
+        walsenders.any(|walsender| walsender.cores.is_some())
+    }
+}
+
+impl Lane {
+    /// Share of the time for which the walsender waited so.
+    fn walsender_waits(&self, event: &str) -> Option<f64> {
+        Some(self.walsender.as_ref()?.waits.as_ref()?.of(event))
+    }
+
+    /// The same, if it is so much.
+    fn walsender_waits_long(&self, event: &str, threshold: f64) -> Option<f64> {
+        self.walsender_waits(event).filter(|share| *share >= threshold)
+    }
+
+    /// Cores that the walsender used.
+    fn walsender_cores(&self) -> Option<f64> {
+        self.walsender.as_ref()?.cores
+    }
+
+    fn looks(&self) -> Option<LooksShares> {
+        self.receiver.as_ref()?.looks
+    }
+
+    /// For how long the consumer waits for data, if that is long.
+    fn receiver_waits(&self) -> Option<Figure> {
+        let waits = self.receiver.as_ref()?.waits;
+        let figure = Figure::share(format!("{} waits for data", self.consumer), waits);
+        (waits >= T.receiver_waits).then(|| figure.against(T.receiver_waits))
+    }
+
+    /// Cores that its threads waited for.
+    fn run_delay_cores(&self) -> f64 {
+        self.process.as_ref().and_then(|it| it.run_delay_cores).unwrap_or_default()
+    }
+}
+
+/// That the walsender waits for its consumer.
+fn writes(share: f64) -> Figure {
+    Figure::share("the walsender waits for its consumer", share).against(T.walsender_writes)
 }
 
 fn busiest(processes: &[ProcessShares]) -> Option<&ProcessShares> {
@@ -162,7 +188,9 @@ fn disk_wal(signals: &Signals) -> Option<Finding> {
     let connections = signals.connections.filter(|it| it.share >= T.used_connections)?;
     let waits = signals.backends.as_ref()?;
     let share = waits.of("walsync") + waits.of("walwrite");
-    let pressure = signals.machine.and_then(|machine| machine.io_pressure);
+    // Another machine's disk is none of this one's.
+    let here = signals.machine.filter(|_| signals.is_postgres_here());
+    let pressure = here.and_then(|machine| machine.io_pressure);
     if share < T.wal_waits {
         return None;
     }
@@ -200,8 +228,11 @@ fn harness(signals: &Signals) -> Option<Finding> {
         return None;
     }
     let process = busiest(&signals.producers)?;
-    let thread = process.busiest_thread.as_ref().is_some_and(|(_, cores)| *cores >= T.busy_thread);
-    let is_busy = thread || process.cores >= T.busy_thread * signals.worker_threads;
+    if signals.connections.is_some_and(|it| it.share >= T.busy_connections) {
+        return None;
+    }
+    let thread = process.busiest_thread.as_ref();
+    let is_busy = thread.is_some_and(|(_, cores)| *cores >= T.busy_thread);
     let free = signals.connections.filter(|it| it.share < T.used_connections);
     if !is_busy && free.is_none() {
         return None;
@@ -246,24 +277,32 @@ fn producer(signals: &Signals) -> Option<Finding> {
 fn sink(signals: &Signals) -> Option<Finding> {
     let sink = &signals.sink;
     let flushes = sink.flushes.filter(|it| it.share >= T.busy_flushes);
-    let queued = sink.queued.filter(|share| *share >= T.queued);
-    let blocked = signals.receiver(|it| it.blocked);
-    let blocked = blocked.filter(|it| it.blocked >= T.receiver_blocked);
     let stalled = signals.durable_stall_sec.filter(|sec| *sec >= T.stall_sec);
-    let writes = signals.walsender_waits("walsenderwritedata");
-    let writes = writes.filter(|share| *share >= T.walsender_writes);
+    let refused = sink.retries + sink.delayed_inserts + sink.rejected_inserts > 0;
+    // What waits for a flush that nobody begins waits for somebody else.
+    if flushes.is_none() && stalled.is_none() && !refused {
+        return None;
+    }
+    let queued = sink.queued.filter(|share| *share >= T.queued);
+    let blocked = signals.lanes.iter().filter_map(|lane| {
+        let blocked = lane.receiver.as_ref()?.blocked;
+        (blocked >= T.receiver_blocked).then_some((lane, blocked))
+    });
+    let blocked = blocked.max_by(|a, b| a.1.total_cmp(&b.1));
+    let waits = signals.walsender_waits("walsenderwritedata");
+    let waits = waits.filter(|share| *share >= T.walsender_writes);
     let agreeing = [
         flushes.is_some(),
         queued.is_some(),
         blocked.is_some(),
         stalled.is_some(),
-        writes.is_some(),
+        waits.is_some(),
     ];
-    let own = agreeing[..4].iter().filter(|agrees| **agrees).count();
-    if own == 0 || signals.behind.is_none() && stalled.is_none() {
+    let agreeing = agreeing.into_iter().filter(|agrees| *agrees).count();
+    let harms = signals.behind.is_some() && agreeing > 0;
+    if !harms && stalled.is_none() {
         return None;
     }
-    let agreeing = agreeing.iter().filter(|agrees| **agrees).count();
     let finding = Finding::new(Cause::SinkBound, "the sink takes rows more slowly than they come")
         .limits_if(signals.behind.is_some())
         .sure(if agreeing > 1 { Confidence::High } else { Confidence::Medium })
@@ -274,17 +313,15 @@ fn sink(signals: &Signals) -> Option<Finding> {
         .because(queued.map(|share| {
             Figure::share("a batch waits for a place among the flushes", share).against(T.queued)
         }))
-        .because(blocked.map(|it| {
-            let name = format!("{} reads nothing, for want of room", it.name);
-            Figure::share(name, it.blocked).against(T.receiver_blocked)
+        .because(blocked.map(|(lane, share)| {
+            let name = format!("{} reads nothing, for want of room", lane.consumer);
+            Figure::share(name, share).against(T.receiver_blocked)
         }))
         .because(stalled.map(|sec| {
             Figure::new("longest time in which rows came and none became durable", sec, Unit::Sec)
                 .against(T.stall_sec)
         }))
-        .because(writes.map(|share| {
-            Figure::share("the walsender waits for its consumer", share).against(T.walsender_writes)
-        }))
+        .because(waits.map(writes))
         .because(sink.flush_p99_us.map(|us| Figure::new("flush p99", us as f64, Unit::Us)));
     Some(advise_on_the_sink(signals, finding))
 }
@@ -300,20 +337,40 @@ fn advise_on_the_sink(signals: &Signals, finding: Finding) -> Finding {
     let finding = finding
         .because(counted.map(|(name, count)| Figure::new(name, count as f64, Unit::Count)))
         .because(sink.active_parts.map(|n| Figure::new("active parts", n as f64, Unit::Count)))
-        .raise("consumer.flush_batch_size", "fewer and larger inserts");
+        .because(
+            sink.batch_fill
+                .map(|share| Figure::share("how full batches are", share).against(T.full_batches)),
+        );
+    // It is not always their size that ends them.
+    let finding = match sink.batch_fill.is_some_and(|share| share < T.full_batches) {
+        true => {
+            finding.raise("consumer.flush_interval_ms", "batches end by their age, and are small")
+        }
+        false => finding.raise("consumer.flush_batch_size", "fewer and larger inserts"),
+    };
     match sink.delayed_inserts + sink.rejected_inserts {
         0 => finding.raise("consumer.max_flush_concurrency", "more inserts at once"),
-        _ => finding.raise("consumer.flush_interval_ms", "ClickHouse has too many parts"),
+        _ => finding.lower("consumer.max_flush_concurrency", "ClickHouse has too many parts"),
     }
 }
 
-fn starved_runtime(signals: &Signals) -> Option<Finding> {
-    let of_runtime =
-        |it: &ReceiverShares| it.looks.map(|looks| looks.blocked_runtime).unwrap_or_default();
-    let receiver = signals.receiver(of_runtime)?;
-    let looks = receiver.looks?;
+fn disconnected(signals: &Signals, lane: &Lane) -> Option<Finding> {
+    let share = lane.receiver.as_ref()?.disconnected;
+    let figure = Figure::share("without a connection", share).against(T.disconnected);
+    let said = format!("{} had no connection to PostgreSQL", lane.consumer);
+    (share >= T.disconnected).then(|| {
+        Finding::new(Cause::Disconnected, said)
+            .limits_if(signals.behind.is_some())
+            .sure(Confidence::High)
+            .because([figure])
+            .advise("see the consumer's log for why it was lost")
+    })
+}
+
+fn starved_runtime(signals: &Signals, lane: &Lane) -> Option<Finding> {
+    let looks = lane.looks()?;
     // A thread that gets no core looks the same.
-    if signals.most_delayed().is_some_and(|(_, cores)| cores >= T.run_delay_cores) {
+    if lane.run_delay_cores() >= T.run_delay_cores {
         return None;
     }
     let blocked = (looks.blocked_runtime >= T.blocked_runtime).then_some(looks.blocked_runtime);
@@ -322,12 +379,12 @@ fn starved_runtime(signals: &Signals) -> Option<Finding> {
         return None;
     }
     let both = blocked.is_some() && late.is_some();
-    let said = format!("the runtime of {} is held up by one of its own tasks", receiver.name);
+    let said = format!("the runtime of {} is held up by one of its own tasks", lane.consumer);
     let finding = Finding::new(Cause::StarvedRuntime, said)
-        .limits_if(signals.behind.is_some())
+        .limits_if(signals.behind.is_some() && looks.blocked_runtime >= T.starved_runtime)
         .sure(if both { Confidence::High } else { Confidence::Medium })
         .because(blocked.map(|share| {
-            let name = "a thread of it does not come back from a task for 0.1 s or more";
+            let name = "threads of it that do not come back from a task for 0.1 s or more";
             Figure::share(name, share).against(T.blocked_runtime)
         }))
         .because(looks.heartbeat_p99_us.map(|us| {
@@ -340,27 +397,25 @@ fn starved_runtime(signals: &Signals) -> Option<Finding> {
     ))
 }
 
-fn decode_cpu(signals: &Signals) -> Option<Finding> {
+fn decode_cpu(signals: &Signals, lane: &Lane) -> Option<Finding> {
     signals.behind.as_ref()?;
-    let receiver = signals.receiver(|it| it.works)?;
-    let process = signals.consumers.iter().find(|it| it.name == receiver.name);
-    let delayed = process.and_then(|it| it.run_delay_cores).unwrap_or_default();
-    if receiver.works < T.receiver_works || delayed >= T.run_delay_cores {
+    let receiver = lane.receiver.as_ref().filter(|it| it.works >= T.receiver_works)?;
+    // It may work without a core: waiting for a disk, for PostgreSQL's catalogue, or for the core.
+    if receiver.cores.is_some_and(|cores| cores < T.receiver_works) {
         return None;
     }
     let sink_is_free = signals.sink.flushes.is_none_or(|it| it.share < T.busy_flushes);
-    let writes = signals.walsender_waits("walsenderwritedata");
-    let writes = writes.filter(|share| *share >= T.walsender_writes);
-    let agrees = writes.is_some() && sink_is_free;
-    let said = format!("{} reads, decodes and encodes without a pause", receiver.name);
+    let waits = lane.walsender_waits_long("walsenderwritedata", T.walsender_writes);
+    let agrees = waits.is_some() && sink_is_free;
+    let said = format!("{} reads, decodes and encodes without a pause", lane.consumer);
     let works = Figure::share("its receiving thread works", receiver.works);
     let finding = Finding::new(Cause::DecodeCpu, said)
         .sure(if agrees { Confidence::High } else { Confidence::Medium })
         .because([works.against(T.receiver_works)])
-        .because(process.into_iter().flat_map(cpu))
-        .because(writes.map(|share| {
-            Figure::share("the walsender waits for its consumer", share).against(T.walsender_writes)
-        }));
+        .because(receiver.cores.map(|cores| {
+            Figure::new("CPU of that thread", cores, Unit::Cores).against(T.receiver_works)
+        }))
+        .because(waits.map(writes));
     Some(
         finding
             .set(
@@ -372,23 +427,31 @@ fn decode_cpu(signals: &Signals) -> Option<Finding> {
     )
 }
 
-fn network(signals: &Signals) -> Option<Finding> {
+fn network(signals: &Signals, lane: &Lane) -> Option<Finding> {
     signals.behind.as_ref()?;
-    let writes = signals.walsender_waits("walsenderwritedata")?;
-    let receiver = signals.receiver(|it| it.waits)?;
-    let socket = receiver.looks.and_then(|looks| looks.socket_bytes);
+    let receiver_waits = lane.receiver_waits()?;
+    let waits = lane.walsender_waits_long("walsenderwritedata", T.walsender_writes);
+    let socket = lane.looks().and_then(|looks| looks.socket_bytes);
     let is_empty = socket.is_none_or(|bytes| bytes < T.empty_socket_bytes);
-    let waits = writes >= T.walsender_writes && receiver.waits >= T.receiver_waits;
-    if signals.is_local || !waits || !is_empty {
+    // What it says to have sent it may still decode.
+    let is_busy = lane.walsender_cores().is_some_and(|cores| cores >= T.busy_thread)
+        || lane.walsender_waits_long("running", T.walsender_runs).is_some()
+        || lane.walsender_waits_long("reorderbuffer", T.walsender_spills).is_some();
+    let in_transit = lane.in_transit_bytes.map(|bytes| bytes as f64);
+    let in_transit = in_transit.filter(|bytes| *bytes >= T.in_transit_bytes && !is_busy);
+    if signals.is_local || !is_empty || waits.is_none() && in_transit.is_none() {
         return None;
     }
+    let both_wait = socket.is_some() && waits.is_some();
     let finding = Finding::new(Cause::Network, "the way from PostgreSQL to the consumer is slow")
-        .sure(if socket.is_some() { Confidence::High } else { Confidence::Medium })
-        .because([
-            Figure::share("the walsender waits to send more", writes).against(T.walsender_writes),
-            Figure::share(format!("{} waits for data", receiver.name), receiver.waits)
-                .against(T.receiver_waits),
-        ])
+        .sure(if both_wait { Confidence::High } else { Confidence::Medium })
+        .because([receiver_waits])
+        .because(in_transit.map(|bytes| {
+            Figure::new("WAL sent and not received", bytes, Unit::Bytes).against(T.in_transit_bytes)
+        }))
+        .because(waits.map(|share| {
+            Figure::share("the walsender waits to send more", share).against(T.walsender_writes)
+        }))
         .because(socket.map(|bytes| {
             Figure::new("mean bytes waiting in its socket", bytes, Unit::Bytes)
                 .against(T.empty_socket_bytes)
@@ -400,28 +463,29 @@ fn network(signals: &Signals) -> Option<Finding> {
     )
 }
 
-fn walsender(signals: &Signals) -> Option<Finding> {
-    let walsender = signals.walsender()?;
-    let cores = walsender.cores.filter(|cores| *cores >= T.busy_thread)?;
+fn walsender(signals: &Signals, lane: &Lane) -> Option<Finding> {
     let backlog = signals.backlog?;
-    let grew = backlog.growth;
-    if signals.behind.is_none() && grew.is_none() || backlog.last_bytes <= backlog.first_bytes {
+    let grew = backlog.growth.is_some() || signals.behind.is_some();
+    let walsender = lane.walsender.as_ref()?;
+    let runs = lane.walsender_waits_long("running", T.walsender_runs);
+    let waits = lane.receiver_waits();
+    let is_full = match walsender.cores {
+        Some(cores) => cores >= T.busy_thread,
+        // On another machine its CPU is not known.
+        None => runs.is_some() && waits.is_some(),
+    };
+    if !is_full || !grew || backlog.last_bytes <= backlog.first_bytes {
         return None;
     }
-    let runs = walsender.waits.as_ref().map(|waits| waits.of("running"));
-    let runs = runs.filter(|share| *share >= T.walsender_runs);
-    let waits = signals.receiver(|it| it.waits).filter(|it| it.waits >= T.receiver_waits);
-    let agrees = runs.is_some() || waits.is_some();
+    let agrees = walsender.cores.is_some() && (runs.is_some() || waits.is_some());
     let said = format!("{} decodes on one core, and that is full", walsender.name);
+    let cores = walsender.cores.map(|cores| Figure::new("its CPU", cores, Unit::Cores));
     let finding = Finding::new(Cause::WalsenderBound, said)
         .limits_if(signals.behind.is_some())
         .sure(if agrees { Confidence::High } else { Confidence::Medium })
-        .because([Figure::new("its CPU", cores, Unit::Cores).against(T.busy_thread)])
+        .because(cores.map(|figure| figure.against(T.busy_thread)))
         .because(runs.map(|share| Figure::share("it runs", share).against(T.walsender_runs)))
-        .because(waits.map(|it| {
-            let name = format!("{} waits for data", it.name);
-            Figure::share(name, it.waits).against(T.receiver_waits)
-        }))
+        .because(waits)
         .because([
             Figure::new("slot's lag at first", backlog.first_bytes as f64, Unit::Bytes),
             Figure::new("and at last", backlog.last_bytes as f64, Unit::Bytes),
@@ -463,6 +527,10 @@ fn spill(signals: &Signals) -> Option<Finding> {
 
 fn confirm_stall(signals: &Signals) -> Option<Finding> {
     let stalled = signals.confirm_stall_sec.filter(|sec| *sec >= T.stall_sec);
+    let is_lost = |lane: &Lane| {
+        lane.receiver.as_ref().is_some_and(|receiver| receiver.disconnected >= T.disconnected)
+    };
+    let stalled = stalled.filter(|_| !signals.lanes.iter().any(is_lost));
     let slot = signals.endangered_slot.as_ref();
     if stalled.is_none() && slot.is_none() {
         return None;
@@ -514,66 +582,73 @@ fn memory(signals: &Signals) -> Option<Finding> {
 }
 
 /// Signals that can't be true together.
-fn contradiction(signals: &Signals) -> Option<Finding> {
-    let writes = signals.walsender_waits("walsenderwritedata").unwrap_or_default();
-    let idle = signals.walsender_waits("walsenderwaitforwal").unwrap_or_default();
-    let waits = signals.receiver(|it| it.waits).map_or(0.0, |it| it.waits);
-    let cores = signals.walsender().and_then(|it| it.cores).unwrap_or_default();
+fn contradiction(signals: &Signals, lane: &Lane) -> Option<Finding> {
     signals.behind.as_ref()?;
-    let figures = if signals.is_local
-        && signals.walsenders.len() == 1
-        && writes >= T.walsender_writes
-        && waits >= T.receiver_waits
-    {
-        vec![
-            Figure::share("the walsender waits for its consumer", writes)
-                .against(T.walsender_writes),
-            Figure::share("which waits for data, on the same machine", waits)
-                .against(T.receiver_waits),
-        ]
-    } else if cores >= T.busy_thread && writes + idle >= T.walsender_writes {
-        vec![
+    let waits = lane.walsender_waits_long("walsenderwritedata", T.walsender_writes);
+    let idle = lane.walsender_waits("walsenderwaitforwal").unwrap_or_default();
+    let all_waits = waits.unwrap_or_default() + idle;
+    let cores = lane.walsender_cores().filter(|cores| *cores >= T.busy_thread);
+    let figures = match (waits, lane.receiver_waits(), cores) {
+        (Some(waits), Some(receiver_waits), _) if signals.is_local => {
+            vec![writes(waits), receiver_waits]
+        }
+        (_, _, Some(cores)) if all_waits >= T.walsender_writes => vec![
             Figure::new("CPU of the walsender", cores, Unit::Cores).against(T.busy_thread),
-            Figure::share("which waits all the same", writes + idle).against(T.walsender_writes),
-        ]
-    } else {
-        return None;
+            Figure::share("which waits all the same", all_waits).against(T.walsender_writes),
+        ],
+        _ => return None,
     };
     let said = "signals contradict each other";
     Some(Finding::new(Cause::Unknown, said).sure(Confidence::Low).because(figures))
 }
 
-/// A phase that was limited, and no rule says by what.
-fn unexplained(signals: &Signals) -> Option<Finding> {
-    let writes = signals.walsender_waits("walsenderwritedata");
-    let writes = writes.filter(|share| *share >= T.walsender_writes);
-    Some(match (writes, &signals.behind) {
-        (Some(share), Some(_)) => {
+/// What went wrong, and no rule says why.
+fn unexplained(signals: &Signals, found: &[Finding]) -> Option<Finding> {
+    let limits = || found.iter().filter(|finding| finding.is_limit).map(|finding| finding.cause);
+    let is_known = |cause: Cause| cause == Cause::Unknown;
+    let short = signals.short.is_some() && !limits().any(|it| it.explains_short() || is_known(it));
+    let behind =
+        signals.behind.is_some() && !limits().any(|it| it.explains_behind() || is_known(it));
+    let waits = signals.walsender_waits("walsenderwritedata");
+    match waits.filter(|share| *share >= T.walsender_writes) {
+        Some(share) if behind => Some(
             Finding::new(Cause::ConsumerBound, "the consumer takes too little")
                 .sure(Confidence::Low)
-                .because([Figure::share("the walsender waits for its consumer", share)
-                    .against(T.walsender_writes)])
-                .advise("see the areas of code and the flamegraph (--profile both)")
-        }
-        _ => {
+                .because([writes(share)])
+                .advise("see the areas of code and the flamegraph (--profile both)"),
+        ),
+        _ if short || behind => {
             let finding = Finding::new(Cause::Unknown, "no rule explains it");
-            finding.sure(Confidence::Low).because(
-                top_uses(signals).into_iter().map(|(name, share)| Figure::share(name, share)),
+            let uses = top_uses(signals).into_iter();
+            let most = signals
+                .lanes
+                .iter()
+                .filter_map(|lane| lane.walsender.as_ref()?.waits.as_ref()?.most());
+            let most = most.max_by(|a, b| a.1.total_cmp(&b.1));
+            Some(
+                finding
+                    .sure(Confidence::Low)
+                    .because(uses.map(|(name, share)| Figure::share(name, share)))
+                    .because(most.map(|(event, share)| {
+                        Figure::share(format!("the walsender mostly: {event}"), share)
+                    })),
             )
         }
-    })
+        _ => None,
+    }
 }
 
 /// What can be full, and how full it was, the fullest first.
 fn top_uses(signals: &Signals) -> Vec<(String, f64)> {
     let mut uses: Vec<(String, f64)> = Vec::new();
-    if let Some(walsender) = signals.walsender()
-        && let Some(cores) = walsender.cores
-    {
-        uses.push((format!("CPU of {}", walsender.name), cores));
-    }
-    if let Some(receiver) = signals.receiver(|it| it.works) {
-        uses.push((format!("work of {}'s receiving thread", receiver.name), receiver.works));
+    for lane in &signals.lanes {
+        if let Some((walsender, cores)) = lane.walsender.as_ref().zip(lane.walsender_cores()) {
+            uses.push((format!("CPU of {}", walsender.name), cores));
+        }
+        if let Some(receiver) = &lane.receiver {
+            let name = format!("work of {}'s receiving thread", lane.consumer);
+            uses.push((name, receiver.works));
+        }
     }
     if let Some(flushes) = signals.sink.flushes {
         uses.push((format!("{} flushes at once", flushes.of), flushes.share));
@@ -597,7 +672,7 @@ fn top_uses(signals: &Signals) -> Vec<(String, f64)> {
 fn healthy(signals: &Signals) -> Finding {
     let uses = top_uses(signals);
     let finding = Finding::new(Cause::Healthy, signals.held.clone()).limits_if(false).sure(
-        if signals.receivers.iter().any(|it| it.looks.is_some()) {
+        if signals.lanes.iter().any(|lane| lane.looks().is_some()) {
             Confidence::High
         } else {
             Confidence::Medium

@@ -23,20 +23,14 @@ pub struct Signals {
     pub used_cores: Option<f64>,
     /// The machine.
     pub machine: Option<MachineShares>,
-    /// Threads that a worker's work can spread over.
-    pub worker_threads: f64,
     /// The producers.
     pub producers: Vec<ProcessShares>,
     /// The producers' connections that waited for PostgreSQL.
     pub connections: Option<Busy>,
     /// What PostgreSQL's backends waited for, of all their waits and work.
     pub backends: Option<WaitShares>,
-    /// The walsenders.
-    pub walsenders: Vec<Walsender>,
-    /// The consumers' processes.
-    pub consumers: Vec<ProcessShares>,
-    /// The consumers' receiving threads.
-    pub receivers: Vec<ReceiverShares>,
+    /// The ways from PostgreSQL to each consumer.
+    pub lanes: Vec<Lane>,
     /// The sink.
     pub sink: SinkSignals,
     /// What is flushed in PostgreSQL and not confirmed, of the slot that has most.
@@ -45,7 +39,7 @@ pub struct Signals {
     pub spilled_bytes: Option<u64>,
     /// Longest time in which rows became durable and the slot was not confirmed, in seconds.
     pub confirm_stall_sec: Option<f64>,
-    /// Longest time in which rows came and none became durable, in seconds.
+    /// Longest time in which rows came and none became durable, beyond what is by design, in seconds.
     pub durable_stall_sec: Option<f64>,
     /// PostgreSQL says that the WAL kept for a slot is about to be lost, or is: in its own word.
     pub endangered_slot: Option<String>,
@@ -53,6 +47,21 @@ pub struct Signals {
     pub memory: Vec<(String, Growth)>,
     /// The replication stream does not leave the machine.
     pub is_local: bool,
+}
+
+/// A consumer, and the walsender that sends to it: what one of them does says nothing of others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lane {
+    /// The consumer's name.
+    pub consumer: String,
+    /// Its process; `None` where that is elsewhere.
+    pub process: Option<ProcessShares>,
+    /// Its receiving thread.
+    pub receiver: Option<ReceiverShares>,
+    /// Its walsender.
+    pub walsender: Option<Walsender>,
+    /// Bytes of WAL that were decoded by the walsender and not received, at the window's end.
+    pub in_transit_bytes: Option<u64>,
 }
 
 /// A process, and the busiest of its threads.
@@ -137,8 +146,6 @@ pub struct Walsender {
 /// What a consumer's receiving thread did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReceiverShares {
-    /// The consumer.
-    pub name: String,
     /// Waited for data, or let it pile up.
     pub waits: f64,
     /// Read, decoded and encoded.
@@ -147,6 +154,8 @@ pub struct ReceiverShares {
     pub blocked: f64,
     /// Had no connection.
     pub disconnected: f64,
+    /// CPU of the thread, in cores.
+    pub cores: Option<f64>,
     /// What the doctor saw beside it.
     pub looks: Option<LooksShares>,
 }
@@ -156,7 +165,8 @@ pub struct ReceiverShares {
 pub struct LooksShares {
     /// The 99th percentile of the heartbeat's lateness, in µs.
     pub heartbeat_p99_us: Option<u64>,
-    /// Time in which a thread of the runtime was in one task from one look to the next.
+    /// Time in which a thread of the runtime was in one task from one look to the next, added up over
+    /// the threads.
     pub blocked_runtime: f64,
     /// Mean bytes in the stream's socket.
     pub socket_bytes: Option<f64>,
@@ -171,6 +181,8 @@ pub struct SinkSignals {
     pub flushes: Option<Busy>,
     /// A batch waited for a place among them.
     pub queued: Option<f64>,
+    /// How full batches are, by rows or by bytes, whichever is more.
+    pub batch_fill: Option<f64>,
     /// The 99th percentile of a flush, in µs.
     pub flush_p99_us: Option<u64>,
     /// Flushes tried again.

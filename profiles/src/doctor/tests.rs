@@ -25,22 +25,24 @@ fn quiet() -> Signals {
             io_pressure: Some(0.01),
             ..MachineShares::default()
         }),
-        worker_threads: 2.0,
         producers: vec![process("producer-0", 0.2)],
         connections: Some(Busy { share: 0.3, of: 4 }),
         backends: Some(waits(&[("running", 0.9), ("io/walsync", 0.1)])),
-        walsenders: vec![Walsender {
-            name: "walsender-0".into(),
-            cores: Some(0.25),
-            waits: Some(waits(&[("client/walsenderwaitforwal", 0.9), ("running", 0.1)])),
-        }],
-        consumers: vec![process("consumer-0", 0.1)],
-        receivers: vec![ReceiverShares {
-            name: "consumer-0".into(),
-            waits: 0.9,
-            works: 0.1,
-            looks: Some(looks),
-            ..ReceiverShares::default()
+        lanes: vec![Lane {
+            consumer: "consumer-0".into(),
+            process: Some(process("consumer-0", 0.1)),
+            receiver: Some(ReceiverShares {
+                waits: 0.9,
+                works: 0.1,
+                looks: Some(looks),
+                ..ReceiverShares::default()
+            }),
+            walsender: Some(Walsender {
+                name: "walsender-0".into(),
+                cores: Some(0.25),
+                waits: Some(waits(&[("client/walsenderwaitforwal", 0.9), ("running", 0.1)])),
+            }),
+            in_transit_bytes: Some(20_000),
         }],
         sink: SinkSignals {
             flushes: Some(Busy { share: 0.1, of: 4 }),
@@ -93,16 +95,28 @@ fn behind() -> Signals {
         ..quiet()
     };
     walsender_waits(&mut signals, &[("client/walsenderwritedata", 0.9)]);
-    signals.receivers[0].waits = 0.1;
+    receiver(&mut signals).waits = 0.1;
     signals
 }
 
 fn walsender_waits(signals: &mut Signals, events: &[(&str, f64)]) {
-    signals.walsenders[0].waits = Some(waits(events));
+    walsender(signals).waits = Some(waits(events));
+}
+
+fn walsender(signals: &mut Signals) -> &mut Walsender {
+    signals.lanes[0].walsender.as_mut().unwrap()
+}
+
+fn receiver(signals: &mut Signals) -> &mut ReceiverShares {
+    signals.lanes[0].receiver.as_mut().unwrap()
+}
+
+fn run_delay(signals: &mut Signals, cores: f64) {
+    signals.lanes[0].process.as_mut().unwrap().run_delay_cores = Some(cores);
 }
 
 fn looks(signals: &mut Signals) -> &mut LooksShares {
-    signals.receivers[0].looks.as_mut().unwrap()
+    receiver(signals).looks.as_mut().unwrap()
 }
 
 fn causes(signals: &Signals) -> Vec<Cause> {
@@ -188,11 +202,11 @@ fn a_generator_that_is_busy_itself_is_named() {
 #[test]
 fn a_full_machine_comes_before_all_others() {
     let mut signals = behind();
-    signals.receivers[0].works = 0.95;
+    receiver(&mut signals).works = 0.95;
     signals.machine.as_mut().unwrap().busy_cores = 3.9;
     first(&signals, Cause::DecodeCpu, Confidence::High);
     signals.machine.as_mut().unwrap().cpu_pressure = Some(0.6);
-    signals.consumers[0].run_delay_cores = Some(0.3);
+    run_delay(&mut signals, 0.3);
     let found = first(&signals, Cause::HostCpu, Confidence::High);
     assert!(found.is_limit);
     assert_eq!(found.advice[0].key.as_deref(), Some("producer.launcher"));
@@ -206,7 +220,7 @@ fn waiting_for_a_core_is_said_also_where_it_did_no_harm() {
     let mut signals = quiet();
     signals.machine.as_mut().unwrap().cpu_pressure = Some(0.4);
     assert_eq!(causes(&signals), [Cause::Healthy]);
-    signals.consumers[0].run_delay_cores = Some(0.2);
+    run_delay(&mut signals, 0.2);
     assert_eq!(causes(&signals), [Cause::Healthy, Cause::HostCpu]);
     signals.machine.as_mut().unwrap().cpu_pressure = Some(0.04);
     assert_eq!(causes(&signals), [Cause::Healthy]);
@@ -218,13 +232,22 @@ fn a_slow_sink_is_seen_by_its_places_and_by_what_waits_for_them() {
     signals.sink.flushes = Some(Busy { share: 0.99, of: 2 });
     first(&signals, Cause::SinkBound, Confidence::High);
     signals.sink.queued = Some(1.0);
-    signals.receivers[0].blocked = 0.9;
+    receiver(&mut signals).blocked = 0.9;
     let found = first(&signals, Cause::SinkBound, Confidence::High);
     assert_eq!(found.evidence.len(), 5, "{found:#?}");
     assert_eq!(found.advice[1].key.as_deref(), Some("consumer.max_flush_concurrency"));
+    // Not their size ends batches, but their age.
+    signals.sink.batch_fill = Some(0.04);
+    let found = first(&signals, Cause::SinkBound, Confidence::High);
+    assert_eq!(found.advice[0].key.as_deref(), Some("consumer.flush_interval_ms"));
     signals.sink.delayed_inserts = 7;
     let found = first(&signals, Cause::SinkBound, Confidence::High);
-    assert_eq!(found.advice[1].key.as_deref(), Some("consumer.flush_interval_ms"));
+    assert_eq!(found.advice[1].change, Some(Change::Lower), "{found:#?}");
+    // Batches that wait while none is under way wait for somebody else.
+    let mut other = signals.clone();
+    other.sink.delayed_inserts = 0;
+    other.sink.flushes = Some(Busy { share: 0.2, of: 2 });
+    assert!(!causes(&other).contains(&Cause::SinkBound));
     // It is busy, and that is enough.
     signals.behind = None;
     assert!(!causes(&signals).contains(&Cause::SinkBound));
@@ -247,22 +270,25 @@ fn a_blocked_runtime_is_named_unless_the_machine_blocks_it() {
     looks(&mut signals).heartbeat_p99_us = Some(250_000);
     let found = findings(&signals).swap_remove(1);
     assert_eq!((found.confidence, found.is_limit), (Confidence::High, false));
-    signals.consumers[0].run_delay_cores = Some(0.5);
+    run_delay(&mut signals, 0.5);
     assert!(!causes(&signals).contains(&Cause::StarvedRuntime));
     let mut signals = behind();
     looks(&mut signals).blocked_runtime = 0.3;
     looks(&mut signals).heartbeat_p99_us = Some(250_000);
     assert!(first(&signals, Cause::StarvedRuntime, Confidence::High).is_limit);
+    // A stall now and then makes nobody late.
+    looks(&mut signals).blocked_runtime = 0.05;
+    assert_eq!(causes(&signals), [Cause::ConsumerBound, Cause::StarvedRuntime]);
 }
 
 #[test]
 fn a_receiver_without_a_pause_is_the_consumers_cpu() {
     let mut signals = behind();
-    signals.receivers[0].works = 0.97;
+    receiver(&mut signals).works = 0.97;
     first(&signals, Cause::DecodeCpu, Confidence::High);
-    signals.walsenders[0].waits = None;
+    walsender(&mut signals).waits = None;
     first(&signals, Cause::DecodeCpu, Confidence::Medium);
-    signals.receivers[0].works = 0.7;
+    receiver(&mut signals).works = 0.7;
     assert_eq!(causes(&signals), [Cause::Unknown]);
 }
 
@@ -275,19 +301,27 @@ fn a_consumer_that_takes_too_little_is_named_even_if_nobody_knows_why() {
 fn a_slow_way_leaves_both_ends_waiting() {
     let mut signals = behind();
     signals.is_local = false;
-    signals.receivers[0].waits = 0.9;
+    receiver(&mut signals).waits = 0.9;
     first(&signals, Cause::Network, Confidence::High);
     // Bytes that wait to be read have come over it.
     looks(&mut signals).socket_bytes = Some(200_000.0);
     first(&signals, Cause::ConsumerBound, Confidence::Low);
-    signals.receivers[0].looks = None;
+    receiver(&mut signals).looks = None;
     first(&signals, Cause::Network, Confidence::Medium);
+    // Large buffers on the way keep the walsender from waiting, for long.
+    walsender_waits(&mut signals, &[("client/walsenderwaitforwal", 1.0)]);
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+    signals.lanes[0].in_transit_bytes = Some(2_000_000);
+    first(&signals, Cause::Network, Confidence::Medium);
+    // A walsender that decodes says that it has sent what it has not.
+    walsender_waits(&mut signals, &[("running", 0.9)]);
+    assert_eq!(causes(&signals), [Cause::Unknown]);
 }
 
 #[test]
 fn both_ends_waiting_for_each_other_on_one_machine_is_a_contradiction() {
     let mut signals = behind();
-    signals.receivers[0].waits = 0.9;
+    receiver(&mut signals).waits = 0.9;
     let found = first(&signals, Cause::Unknown, Confidence::Low);
     assert_eq!(found.evidence.len(), 2);
     // Whatever else would have been said of the reading side.
@@ -299,21 +333,21 @@ fn both_ends_waiting_for_each_other_on_one_machine_is_a_contradiction() {
 #[test]
 fn a_walsender_that_works_and_waits_at_once_is_a_contradiction() {
     let mut signals = behind();
-    signals.walsenders[0].cores = Some(0.98);
+    walsender(&mut signals).cores = Some(0.98);
     first(&signals, Cause::Unknown, Confidence::Low);
 }
 
 #[test]
 fn a_full_walsender_is_the_limit_if_its_backlog_grows() {
     let mut signals = behind();
-    signals.walsenders[0].cores = Some(0.97);
+    walsender(&mut signals).cores = Some(0.97);
     walsender_waits(&mut signals, &[("running", 0.95)]);
-    signals.receivers[0].waits = 0.9;
+    receiver(&mut signals).waits = 0.9;
     let found = first(&signals, Cause::WalsenderBound, Confidence::High);
     assert!(found.is_limit);
     // Without the doctor's looks it is the only one to say so.
-    signals.walsenders[0].waits = None;
-    signals.receivers.clear();
+    walsender(&mut signals).waits = None;
+    signals.lanes[0].receiver = None;
     first(&signals, Cause::WalsenderBound, Confidence::Medium);
     // It grows, and nothing is late yet.
     signals.behind = None;
@@ -356,10 +390,10 @@ fn memory_that_grows_is_said_if_it_is_much_and_long() {
 #[test]
 fn what_limits_comes_before_what_does_no_harm_and_the_surer_first() {
     let mut signals = behind();
-    signals.receivers[0].works = 0.95;
+    receiver(&mut signals).works = 0.95;
     signals.spilled_bytes = Some(1);
-    signals.sink.queued = Some(0.9);
-    signals.walsenders[0].waits = None;
+    signals.sink.flushes = Some(Busy { share: 0.9, of: 2 });
+    walsender(&mut signals).waits = None;
     let found = findings(&signals);
     let told: Vec<_> = found.iter().map(|f| (f.cause, f.is_limit, f.confidence)).collect();
     assert_eq!(
@@ -377,10 +411,79 @@ fn a_slow_producer_and_a_slow_consumer_are_both_told() {
     let mut signals = behind();
     signals.short = Some("the generator fell short".into());
     signals.connections = Some(Busy { share: 0.99, of: 4 });
-    signals.sink.queued = Some(0.9);
+    signals.sink.flushes = Some(Busy { share: 0.9, of: 2 });
     let found = causes(&signals);
     assert!(
         found.contains(&Cause::ProducerBound) && found.contains(&Cause::SinkBound),
         "{found:?}"
     );
+}
+
+#[test]
+fn work_without_a_core_is_no_work_of_the_cpu() {
+    let mut signals = behind();
+    receiver(&mut signals).works = 0.97;
+    receiver(&mut signals).cores = Some(0.95);
+    // Whatever else wants its core.
+    run_delay(&mut signals, 0.2);
+    first(&signals, Cause::DecodeCpu, Confidence::High);
+    receiver(&mut signals).cores = Some(0.2);
+    first(&signals, Cause::ConsumerBound, Confidence::Low);
+}
+
+#[test]
+fn a_lost_connection_is_the_reason_and_nothing_else_is_concluded_from_it() {
+    let mut signals = behind();
+    receiver(&mut signals).disconnected = 0.6;
+    signals.confirm_stall_sec = Some(20.0);
+    first(&signals, Cause::Disconnected, Confidence::High);
+    assert!(!causes(&signals).contains(&Cause::ConfirmStall));
+}
+
+/// One consumer decodes without a pause, the other has nothing to do.
+#[test]
+fn what_one_consumer_does_says_nothing_of_another() {
+    let mut signals = behind();
+    signals.is_local = false;
+    receiver(&mut signals).works = 0.97;
+    let mut idle = quiet().lanes.remove(0);
+    idle.consumer = "consumer-1".into();
+    signals.lanes.push(idle.clone());
+    assert_eq!(causes(&signals), [Cause::DecodeCpu]);
+
+    // One walsender is full, the other waits for WAL.
+    let mut signals = behind();
+    walsender(&mut signals).cores = Some(0.97);
+    walsender_waits(&mut signals, &[("running", 0.97)]);
+    receiver(&mut signals).waits = 0.9;
+    signals.lanes.push(idle);
+    assert_eq!(causes(&signals), [Cause::WalsenderBound]);
+}
+
+#[test]
+fn a_walsender_elsewhere_is_known_by_its_waits_alone() {
+    let mut signals = behind();
+    signals.is_local = false;
+    walsender(&mut signals).cores = None;
+    walsender_waits(&mut signals, &[("running", 0.95)]);
+    receiver(&mut signals).waits = 0.9;
+    signals.lanes[0].in_transit_bytes = Some(50_000_000);
+    first(&signals, Cause::WalsenderBound, Confidence::Medium);
+    assert!(!causes(&signals).contains(&Cause::Network));
+}
+
+#[test]
+fn connections_that_all_wait_are_not_the_generators_fault() {
+    let mut signals = short();
+    signals.producers[0].cores = 1.9;
+    assert_eq!(causes(&signals), [Cause::ProducerBound]);
+}
+
+#[test]
+fn what_only_one_of_two_troubles_explains_leaves_the_other_unknown() {
+    let mut signals = behind();
+    signals.short = Some("the generator fell short".into());
+    signals.connections = Some(Busy { share: 0.6, of: 4 });
+    signals.sink.flushes = Some(Busy { share: 0.99, of: 2 });
+    assert_eq!(causes(&signals), [Cause::SinkBound, Cause::Unknown]);
 }

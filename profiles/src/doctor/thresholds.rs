@@ -33,16 +33,24 @@ pub struct Thresholds {
     pub receiver_blocked: f64,
     /// The consumer waiting for data: it is not what is slow.
     pub receiver_waits: f64,
-    /// The consumer's thread at work.
+    /// The consumer's thread at work, and its CPU.
     pub receiver_works: f64,
     /// A batch waiting for a place among the flushes.
     pub queued: f64,
     /// Flushes under way, of those that may be.
     pub busy_flushes: f64,
+    /// Bytes of WAL that were sent and not received: more than a way that keeps up has under way.
+    pub in_transit_bytes: f64,
+    /// How full batches are, below which not their size ends them.
+    pub full_batches: f64,
     /// Mean bytes in the stream's socket below which nothing waits there.
     pub empty_socket_bytes: f64,
-    /// A thread of the runtime that does not come back from a task.
+    /// Threads of the runtime that do not come back from a task, added up.
     pub blocked_runtime: f64,
+    /// The same, from which a consumer may be behind for it.
+    pub starved_runtime: f64,
+    /// The consumer without a connection.
+    pub disconnected: f64,
     /// The 99th percentile of a heartbeat's lateness, in µs. Undisturbed it is 1,000 to 2,000: the
     /// runtime's clock has ticks of 1 ms.
     pub late_heartbeat_us: u64,
@@ -77,8 +85,12 @@ pub const THRESHOLDS: Thresholds = Thresholds {
     receiver_works: 0.9,
     queued: 0.8,
     busy_flushes: 0.8,
+    in_transit_bytes: 1_048_576.0,
+    full_batches: 0.5,
     empty_socket_bytes: 65_536.0,
     blocked_runtime: 0.02,
+    starved_runtime: 0.3,
+    disconnected: 0.1,
     late_heartbeat_us: 12_000,
     stall_sec: 10.0,
     memory_growth: 0.01,

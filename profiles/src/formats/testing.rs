@@ -26,7 +26,6 @@ pub(crate) fn profile() -> Profile {
     let copy = location(4, &["[T; 4]::copy", "decode"]);
     Profile {
         process: "consumer-0".into(),
-        pid: 7,
         cpu_ns: 1_000,
         stacks: vec![
             stack("receiver", &[decode.clone(), run.clone()], 4),
