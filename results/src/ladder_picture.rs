@@ -92,6 +92,7 @@ struct Picture<'a> {
     measured_sec: Range<f64>,
 }
 
+type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -118,55 +119,41 @@ impl Picture<'_> {
         Ok(())
     }
 
-    fn behind(&self, area: &DrawingArea<SVGBackend<'_>, Shift>, seconds: Range<f64>) -> Drawn {
+    fn behind(&self, area: &Area<'_>, seconds: Range<f64>) -> Drawn {
         let parts: Vec<(f64, [f64; 5])> =
             self.steps.iter().map(|(at, step)| (*at, behind_mib(&step.rungs))).collect();
         let most = parts.iter().map(|(_, parts)| parts.iter().sum()).fold(0.0, f64::max);
-        let mut chart = ChartBuilder::on(area)
-            .caption("WAL behind what PostgreSQL has written", ("sans-serif", 15))
-            .margin(10)
-            .margin_right(LEGEND_WIDTH)
-            .x_label_area_size(30)
-            .y_label_area_size(70)
-            .build_cartesian_2d(seconds, 0.0..(most * 1.05).max(0.01))?;
-        self.shade(&mut chart, most.max(0.01) * 1.05)?;
+        let top = (most * 1.05).max(0.01);
+        let title = "WAL behind what PostgreSQL has written";
+        let (area, legend) = area.split_horizontally(SIZE.0 - LEGEND_WIDTH);
+        let mut chart = chart(&area, title, seconds, top)?;
+        self.shade(&mut chart, top)?;
         chart.configure_mesh().y_desc("MiB").x_desc("seconds of the phase").draw()?;
-        stack(&mut chart, &parts, BEHIND)
+        stack(&mut chart, &parts)?;
+        // The uppermost area first.
+        explain(&legend, BEHIND.into_iter().zip(COLORS).rev(), &[])
     }
 
-    fn time(&self, area: &DrawingArea<SVGBackend<'_>, Shift>, seconds: Range<f64>) -> Drawn {
+    fn time(&self, area: &Area<'_>, seconds: Range<f64>) -> Drawn {
         let shares = |step: &Step| receiver_percent(&step.receiver);
         let parts: Vec<(f64, [f64; 5])> =
             self.steps.iter().map(|(at, step)| (*at, shares(step))).collect();
-        let mut chart = ChartBuilder::on(area)
-            .caption("what the consumer's receiving thread does", ("sans-serif", 15))
-            .margin(10)
-            .margin_right(LEGEND_WIDTH)
-            .x_label_area_size(30)
-            .y_label_area_size(70)
-            .build_cartesian_2d(seconds, 0.0..100.0)?;
-        self.shade(&mut chart, 100.0)?;
+        let title = "what the consumer's receiving thread does";
+        let (area, legend) = area.split_horizontally(SIZE.0 - LEGEND_WIDTH);
+        let mut chart = chart(&area, title, seconds, 100.0)?;
         chart.configure_mesh().y_desc("% of the time").x_desc("seconds of the phase").draw()?;
+        stack(&mut chart, &parts)?;
         let flushes = |pick: fn(&Step) -> u64| {
             self.steps.iter().map(move |(at, step)| {
                 (*at, 100.0 * pick(step) as f64 / step.flushes.passed_us.max(1) as f64)
             })
         };
-        let busy = LineSeries::new(flushes(|step| step.flushes.busy_us), LINE.stroke_width(2));
-        let queued = flushes(|step| step.flushes.queued_us);
-        let queued = DashedLineSeries::new(queued, 6, 4, LINE.stroke_width(2));
-        chart.draw_series(busy)?.label("a flush is under way").legend(|(x, y)| line(x, y, 18));
-        chart
-            .draw_series(queued)?
-            .label("a batch waits for a flush")
-            .legend(|(x, y)| line(x, y, 7));
-        stack(&mut chart, &parts, DOES)?;
-        // Over the areas, which hide them.
-        let busy = LineSeries::new(flushes(|step| step.flushes.busy_us), LINE.stroke_width(2));
-        chart.draw_series(busy)?;
+        let busy = flushes(|step| step.flushes.busy_us);
+        chart.draw_series(LineSeries::new(busy, LINE.stroke_width(2)))?;
         let queued = flushes(|step| step.flushes.queued_us);
         chart.draw_series(DashedLineSeries::new(queued, 6, 4, LINE.stroke_width(2)))?;
-        Ok(())
+        let lines = [("a flush is under way", 1), ("a batch waits for a flush", 3)];
+        explain(&legend, DOES.into_iter().zip(COLORS).rev(), &lines)
     }
 
     /// Darkens what is not measured.
@@ -182,30 +169,58 @@ impl Picture<'_> {
     }
 }
 
-fn line(x: i32, y: i32, length: i32) -> PathElement<(i32, i32)> {
-    PathElement::new(vec![(x, y), (x + length, y)], LINE.stroke_width(2))
+fn chart<'a, 'b>(
+    area: &Area<'b>,
+    title: &str,
+    seconds: Range<f64>,
+    top: f64,
+) -> Result<Chart<'a, 'b>, Box<dyn std::error::Error>>
+where
+    'b: 'a,
+{
+    let chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 15))
+        .margin(10)
+        .x_label_area_size(30)
+        .y_label_area_size(70)
+        .build_cartesian_2d(seconds, 0.0..top)?;
+    Ok(chart)
 }
 
 /// Areas one upon the other, the first at the bottom.
-fn stack<'a, 'b: 'a>(
-    chart: &mut Chart<'a, 'b>,
-    parts: &[(f64, [f64; 5])],
-    names: [&str; 5],
-) -> Drawn {
-    for (number, (name, color)) in names.into_iter().zip(COLORS).enumerate() {
+fn stack(chart: &mut Chart<'_, '_>, parts: &[(f64, [f64; 5])]) -> Drawn {
+    for (number, color) in COLORS.into_iter().enumerate() {
         let upto = |parts: &[f64; 5], count: usize| parts[..count].iter().sum::<f64>();
         let upper = parts.iter().map(|(at, parts)| (*at, upto(parts, number + 1)));
         let lower = parts.iter().rev().map(|(at, parts)| (*at, upto(parts, number)));
         let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
-        let area = Polygon::new(outline, color.mix(0.8).filled());
-        chart
-            .draw_series(std::iter::once(area))?
-            .label(name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.filled()));
+        chart.draw_series(std::iter::once(Polygon::new(outline, color.mix(0.8).filled())))?;
     }
-    // Beside the chart, where it hides nothing.
-    let right = i32::try_from(chart.plotting_area().dim_in_pixel().0)? + 5;
-    chart.configure_series_labels().position(SeriesLabelPosition::Coordinate(right, 0)).draw()?;
+    Ok(())
+}
+
+/// Which colour is what, and which line; one that is drawn in several pieces is dashed.
+fn explain(
+    area: &Area<'_>,
+    colors: impl Iterator<Item = (&'static str, RGBColor)>,
+    lines: &[(&str, i32)],
+) -> Drawn {
+    let mut y = 45;
+    let text = |name: &str, y| Text::new(name.to_owned(), (30, y - 6), ("sans-serif", 12));
+    for (name, color) in colors {
+        area.draw(&Rectangle::new([(0, y - 6), (22, y + 6)], color.mix(0.8).filled()))?;
+        area.draw(&text(name, y))?;
+        y += 20;
+    }
+    for (name, pieces) in lines {
+        let length = 22 / (2 * pieces - 1);
+        for piece in 0..*pieces {
+            let x = 2 * piece * length;
+            area.draw(&PathElement::new([(x, y), (x + length, y)], LINE.stroke_width(2)))?;
+        }
+        area.draw(&text(name, y))?;
+        y += 20;
+    }
     Ok(())
 }
 

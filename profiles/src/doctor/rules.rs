@@ -342,11 +342,19 @@ fn advise_on_the_sink(signals: &Signals, finding: Finding) -> Finding {
                 .map(|share| Figure::share("how full batches are", share).against(T.full_batches)),
         );
     // It is not always their size that ends them.
-    let finding = match sink.batch_fill.is_some_and(|share| share < T.full_batches) {
-        true => {
+    let is_small = sink.batch_fill.is_some_and(|share| share < T.full_batches);
+    let has_no_room = signals
+        .lanes
+        .iter()
+        .any(|lane| lane.receiver.as_ref().is_some_and(|it| it.blocked >= T.receiver_blocked));
+    let finding = match (is_small, has_no_room) {
+        (true, true) => {
+            finding.raise("consumer.max_in_flight_bytes", "there is no room for full batches")
+        }
+        (true, false) => {
             finding.raise("consumer.flush_interval_ms", "batches end by their age, and are small")
         }
-        false => finding.raise("consumer.flush_batch_size", "fewer and larger inserts"),
+        _ => finding.raise("consumer.flush_batch_size", "fewer and larger inserts"),
     };
     match sink.delayed_inserts + sink.rejected_inserts {
         0 => finding.raise("consumer.max_flush_concurrency", "more inserts at once"),

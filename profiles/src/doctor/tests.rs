@@ -239,6 +239,9 @@ fn a_slow_sink_is_seen_by_its_places_and_by_what_waits_for_them() {
     // Not their size ends batches, but their age.
     signals.sink.batch_fill = Some(0.04);
     let found = first(&signals, Cause::SinkBound, Confidence::High);
+    assert_eq!(found.advice[0].key.as_deref(), Some("consumer.max_in_flight_bytes"));
+    receiver(&mut signals).blocked = 0.1;
+    let found = first(&signals, Cause::SinkBound, Confidence::High);
     assert_eq!(found.advice[0].key.as_deref(), Some("consumer.flush_interval_ms"));
     signals.sink.delayed_inserts = 7;
     let found = first(&signals, Cause::SinkBound, Confidence::High);
