@@ -79,7 +79,8 @@ impl Limit {
         };
         let what = match first.cause {
             Cause::NoData => None,
-            cause if cause.explains_behind() => behind.or(short),
+            // What explains both is told of the generator: without its rate the rest says little.
+            cause if cause.explains_behind() && !cause.explains_short() => behind.or(short),
             _ => short.or(behind),
         };
         let evidence = match what {
@@ -116,5 +117,34 @@ fn value(value: f64, unit: Unit) -> String {
         Unit::Sec => human::sec(value),
         Unit::Count => human::count(value.max(0.0) as u64),
         Unit::Times => format!("{value:.1} times"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walbench_profiles::doctor::Confidence;
+
+    use super::*;
+
+    fn found(cause: Cause) -> Finding {
+        Finding {
+            cause,
+            is_limit: true,
+            confidence: Confidence::High,
+            said: "this is why".into(),
+            evidence: Vec::new(),
+            advice: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_reason_is_told_of_what_it_explains() {
+        let limit = |cause, short, behind| Limit::of(&[found(cause)], short, behind).evidence;
+        let both = |cause| limit(cause, Some("short"), Some("behind"));
+        assert_eq!(both(Cause::ProducerBound), "short: this is why");
+        assert_eq!(both(Cause::SinkBound), "behind: this is why");
+        assert_eq!(both(Cause::HostCpu), "short: this is why");
+        assert_eq!(limit(Cause::HostCpu, None, Some("behind")), "behind: this is why");
+        assert_eq!(limit(Cause::Healthy, None, None), "this is why");
     }
 }

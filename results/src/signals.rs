@@ -345,3 +345,203 @@ fn backlog(source: PhaseSource<'_>) -> Option<Backlog> {
         growth: growth(&postgres.lag),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use walbench_metrics::sample::{Sample, StreamPosition};
+    use walbench_metrics::vitals::{
+        ConsumerLooks, FlushTime, Gauge, ReceiverTime, Scheduling, ThreadUse,
+    };
+    use walbench_phases::Plan;
+
+    use super::*;
+    use crate::figures;
+    use crate::tally::Tally;
+    use crate::testing::{self, environment, outcome, passing_samples, timing};
+
+    /// The signals of the first phase, whose samples, plan and environment are changed before.
+    fn of(
+        sample: impl Fn(&mut Sample),
+        plan: impl FnOnce(&mut Plan),
+        machine: impl FnOnce(&mut walbench_profiles::Machine),
+    ) -> Signals {
+        let (mut planned, mut environment, outcome) = (testing::plan(), environment(), outcome());
+        plan(&mut planned);
+        machine(&mut environment.machine);
+        let mut samples = passing_samples();
+        samples.iter_mut().for_each(sample);
+        let tally = Tally::replay(&planned, &outcome, &samples);
+        let source = figures::sources(&planned, &tally, &outcome).next().unwrap();
+        signals(source, &source.figures(), &environment)
+    }
+
+    /// What the consumer and its surroundings did in each second of a window.
+    fn spent(sample: &mut Sample) {
+        let window = sample.interval().window;
+        // What is not measured would change every share.
+        let times = if window == Window::Measured { 1 } else { 5 };
+        match sample {
+            Sample::Consumer(sample) => {
+                let receiver = ReceiverTime {
+                    waiting_us: 500_000,
+                    pacing_us: 100_000,
+                    working_us: 300_000 * times,
+                    blocked_us: 100_000,
+                    disconnected_us: 0,
+                };
+                let flushes = FlushTime {
+                    passed_us: 1_000_000,
+                    busy_us: 600_000,
+                    under_way_us: 800_000 * times,
+                    queued_us: 50_000,
+                };
+                let looks = ConsumerLooks {
+                    looked_us: 1_000_000,
+                    heartbeat: timing(&[(1_200, 50)]),
+                    blocked_us: 100_000 * times,
+                    socket_bytes: Gauge { looks: 10, sum: 40_000, max: 9_000 },
+                    ..ConsumerLooks::default()
+                };
+                let vitals = ConsumerVitals { receiver, flushes, reads: 100, looks: Some(looks) };
+                sample.vitals = Some(Box::new(vitals));
+            }
+            Sample::Resources(sample) => {
+                let events = [("client/walsenderwaitforwal".to_owned(), 7), ("running".into(), 3)];
+                let walsender = Waits { looks: 10 * times, events: events.into() };
+                let events = [("io/walsync".to_owned(), 3 * times), ("running".into(), 1)];
+                let backends = Waits { looks: 10, events: events.into() };
+                sample.waits =
+                    [("walsender-0".to_owned(), walsender), ("backends".into(), backends)].into();
+                let wall_us = (sample.interval.end_us - sample.interval.start_us).unsigned_abs();
+                sample.machine = Some(MachineUse {
+                    passed_us: wall_us,
+                    user_us: wall_us,
+                    idle_us: 2 * wall_us,
+                    stolen_us: wall_us / 10,
+                    cpu_pressure_us: Some(wall_us / 5),
+                    ..MachineUse::default()
+                });
+                let consumer = sample.processes.iter_mut().find(|it| it.name == "consumer-0");
+                let thread =
+                    |name: &str, cpu_us| ThreadUse { name: name.into(), cpu_us, run_delay_us: 0 };
+                consumer.unwrap().scheduling = Some(Scheduling {
+                    run_delay_us: wall_us / 20,
+                    threads: vec![
+                        thread("receiver/12", wall_us / 4),
+                        thread("tokio-rt-worker/13", wall_us / 10),
+                        thread("tokio-rt-worker/14", wall_us / 8),
+                    ],
+                    ..Scheduling::default()
+                });
+            }
+            Sample::Producer(_) => {}
+        }
+    }
+
+    fn near(found: f64, expected: f64) -> bool {
+        (found - expected).abs() < 1e-6
+    }
+
+    #[test]
+    fn shares_are_of_the_measured_window() {
+        let signals = of(spent, |_| (), |_| ());
+        let [lane] = &signals.lanes[..] else { panic!("{:?}", signals.lanes) };
+        let receiver = lane.receiver.as_ref().unwrap();
+        assert!(near(receiver.waits, 0.6) && near(receiver.works, 0.3), "{receiver:?}");
+        assert!(near(receiver.blocked, 0.1) && near(receiver.cores.unwrap(), 0.25), "{receiver:?}");
+        let looks = receiver.looks.unwrap();
+        assert!(near(looks.blocked_runtime, 0.1), "{looks:?}");
+        assert!(near(looks.socket_bytes.unwrap(), 4_000.0), "{looks:?}");
+        let walsender = lane.walsender.as_ref().unwrap();
+        let waits = walsender.waits.as_ref().unwrap();
+        assert!(near(waits.of("walsenderwaitforwal"), 0.7) && near(waits.of("running"), 0.3));
+        assert!(near(walsender.cores.unwrap(), 0.03), "{walsender:?}");
+        // Of all that backends were seen at, not of the looks.
+        assert!(near(signals.backends.unwrap().of("walsync"), 0.75));
+        let process = lane.process.as_ref().unwrap();
+        assert!(near(process.run_delay_cores.unwrap(), 0.05), "{process:?}");
+        assert_eq!(process.busiest_thread.as_ref().unwrap().0, "receiver");
+        // Four may be under way.
+        assert!(near(signals.sink.flushes.unwrap().share, 0.2), "{:?}", signals.sink);
+        assert!(near(signals.sink.queued.unwrap(), 0.05), "{:?}", signals.sink);
+    }
+
+    #[test]
+    fn what_is_not_idle_is_busy_and_what_is_not_ours_is_others() {
+        let signals = of(spent, |_| (), |_| ());
+        let machine = signals.machine.unwrap();
+        // Two of four cores are idle; ours used 0.3, and 0.1 was stolen.
+        assert!(near(machine.busy_cores, 2.0), "{machine:?}");
+        assert!(near(machine.others_cores.unwrap(), 2.0 - 0.3 - 0.1), "{machine:?}");
+        assert!(near(machine.cpu_pressure.unwrap(), 0.2), "{machine:?}");
+        // A container's part of it is another matter.
+        let signals = of(spent, |_| (), |machine| machine.cgroup_cpu_limit = Some(1.5));
+        assert!(signals.machine.is_none() && near(signals.cores, 1.5));
+        // Where the server is elsewhere, or something is started by others, nobody knows.
+        let without_postgres = |sample: &mut Sample| {
+            spent(sample);
+            if let Sample::Resources(sample) = sample {
+                sample.processes.retain(|process| process.role != Role::Postgres);
+            }
+        };
+        let signals = of(without_postgres, |_| (), |_| ());
+        assert_eq!(signals.machine.unwrap().others_cores, None);
+        let launched = |plan: &mut Plan| plan.producer.launcher = vec!["ssh".into()];
+        assert_eq!(of(spent, launched, |_| ()).machine.unwrap().others_cores, None);
+    }
+
+    #[test]
+    fn without_vitals_and_looks_nothing_is_known_of_them() {
+        let signals = of(|_| (), |_| (), |_| ());
+        assert!(signals.lanes[0].receiver.is_none() && signals.machine.is_none());
+        assert!(signals.sink.flushes.is_none() && signals.backends.is_none());
+        assert!(signals.lanes[0].walsender.as_ref().unwrap().waits.is_none());
+    }
+
+    #[test]
+    fn a_socket_of_this_machine_is_no_way() {
+        let is_local = |url: Option<&str>| {
+            let set = |plan: &mut Plan| plan.postgres.url = url.map(Into::into);
+            of(|_| (), set, |_| ()).is_local
+        };
+        assert!(is_local(None) && is_local(Some("postgres://me@%2Frun%2Fpostgresql/")));
+        assert!(!is_local(Some("postgres://me@127.0.0.1/")), "it may be a tunnel's end");
+        let launched = |plan: &mut Plan| plan.consumer.launcher = vec!["ssh".into()];
+        assert!(!of(|_| (), launched, |_| ()).is_local);
+    }
+
+    #[test]
+    fn batches_are_full_by_rows_or_by_bytes() {
+        let fill = |rows: u32, bytes: u64| {
+            let set = |plan: &mut Plan| {
+                plan.consumer.flush_batch_size = rows;
+                plan.consumer.flush_batch_bytes = bytes;
+            };
+            of(|_| (), set, |_| ()).sink.batch_fill.unwrap()
+        };
+        // 500 rows or a little less of 900 B each.
+        assert!((0.4..=0.5).contains(&fill(1_000, 1 << 30)));
+        assert!((0.9..=1.0).contains(&fill(1_000, 450_000)));
+    }
+
+    #[test]
+    fn time_that_batches_wait_by_design_is_no_stall() {
+        let stuck = |sample: &mut Sample| {
+            spent(sample);
+            if let Sample::Consumer(sample) = sample {
+                let received_lsn = sample.interval.end_us.unsigned_abs();
+                sample.position =
+                    StreamPosition { received_lsn, confirmed_lsn: 5, ..Default::default() };
+            }
+        };
+        let stall = |flush_interval_ms| {
+            let set = |plan: &mut Plan| plan.consumer.flush_interval_ms = flush_interval_ms;
+            of(stuck, set, |_| ()).durable_stall_sec.unwrap()
+        };
+        // The window has ten seconds.
+        assert!(near(stall(0), 9.0), "{}", stall(0));
+        assert!(near(stall(6_000), 3.0) && near(stall(60_000), 0.0));
+        let two_phase = |plan: &mut Plan| plan.consumer.two_phase = true;
+        assert_eq!(of(stuck, two_phase, |_| ()).durable_stall_sec, None);
+    }
+}

@@ -95,9 +95,10 @@ fn drain(plan: &Plan, outcome: &PhaseOutcome, delivery: Option<&PhaseDelivery>) 
 fn load(plan: &Plan, figures: &PhaseFigures) -> Vec<Finding> {
     let Some(producer) = &figures.producer else { return Vec::new() };
     let mut reasons = Vec::new();
-    if shortfall(plan, figures).is_some() {
-        // The limit's evidence begins with the shortfall and says why.
-        reasons.push(figures.limit.evidence.clone());
+    if let Some(shortfall) = shortfall(plan, figures) {
+        // Where the limit is of the shortfall, its evidence begins with it and says why.
+        let why = &figures.limit.evidence;
+        reasons.push(if why.starts_with(&shortfall) { why.clone() } else { shortfall });
     }
     if producer.unsent_rows > 0 {
         let rows = human::counted(producer.unsent_rows, "row");

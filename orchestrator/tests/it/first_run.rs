@@ -86,14 +86,16 @@ fn a_run_leaves_its_files_for_its_user_alone() {
     let answer = home.run(SHORT_PLAN).on(Server::shared(), "files").ended().with_code(0);
     let folder = home.run_folder();
     let within = |name: &str| folder.join(name);
-    let expected = ["SUMMARY.md", "environment.json", "logs", "metrics.json", "plan.toml"];
-    let mut expected: Vec<PathBuf> = expected.map(within).into();
-    expected.push(within("samples.jsonl"));
+    let documents = ["SUMMARY.md", "environment.json", "logs", "metrics.json", "plan.toml"];
+    let mut expected: Vec<PathBuf> = documents.map(within).into();
+    expected.extend(["profiles", "samples.jsonl"].map(within));
     assert_eq!(entries(&folder), expected);
     let logs = entries(&folder.join("logs"));
     let log = |name: &str| folder.join("logs").join(name);
     assert_eq!(logs, [log("consumer-0.log"), log("producer-0.log")]);
-    for path in expected.iter().chain(&logs).chain([&folder]) {
+    let pictures = entries(&folder.join("profiles"));
+    assert_eq!(pictures, [within("profiles/only-consumer-0-ladder.svg")]);
+    for path in expected.iter().chain(&logs).chain(&pictures).chain([&folder]) {
         let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
     }
