@@ -9,6 +9,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use walbench_metrics::vitals::ConsumerLooks;
 
 use crate::flusher::Flusher;
+use crate::vitals::micros;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -104,10 +105,6 @@ fn look(flusher: &Flusher, workers: &mut Workers, metrics: &RuntimeMetrics) {
             seen.socket_bytes.see(bytes);
         }
     });
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The runtime's threads at the last look.

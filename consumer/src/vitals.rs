@@ -54,7 +54,8 @@ impl Default for Vitals {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+/// In whole µs.
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -34,6 +34,15 @@ pub struct Interval {
     pub end_us: i64,
 }
 
+impl Interval {
+    /// Its middle, in µs since the Unix epoch. Clocks are read a moment after the cut that they were
+    /// aimed at: the middle says surely on which side of a cut an interval is.
+    #[must_use]
+    pub fn middle_us(&self) -> i64 {
+        self.start_us + (self.end_us - self.start_us) / 2
+    }
+}
+
 /// One sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,11 +10,7 @@ use std::collections::BTreeMap;
 use walbench_metrics::sample::{ConsumerSample, Interval, PostgresState};
 use walbench_metrics::vitals::{FlushTime, ReceiverTime};
 
-/// Steps of a phase at most: its size must not depend on how long it lasts.
-const STEPS: i64 = 600;
-
-/// A step is not shorter than the interval of a sample, in µs.
-const SHORTEST_STEP_US: i64 = 1_000_000;
+use crate::steps::Steps;
 
 /// Positions in the WAL, in bytes; each the furthest of its step. 0: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,35 +43,28 @@ pub struct Step {
 /// The steps of a phase, warm-up and drain included, by consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ladder {
-    start_us: i64,
-    step_us: i64,
+    time: Steps,
     consumers: BTreeMap<u32, BTreeMap<i64, Step>>,
 }
 
 impl Ladder {
     /// Of a phase of this length.
     pub(crate) fn new(length_us: i64) -> Self {
-        let step_us = (length_us / STEPS).max(SHORTEST_STEP_US);
-        Self { start_us: 0, step_us, consumers: BTreeMap::new() }
+        Self { time: Steps::new(length_us), consumers: BTreeMap::new() }
     }
 
     pub(crate) fn starts(&mut self, start_us: i64) {
-        self.start_us = start_us;
-    }
-
-    fn number(&self, at_us: i64) -> i64 {
-        // Long drains have a step in the end that holds all that is left of them.
-        (at_us - self.start_us).div_euclid(self.step_us).clamp(-1, 2 * STEPS)
+        self.time.starts(start_us);
     }
 
     fn step(&mut self, consumer: u32, at_us: i64) -> &mut Step {
-        let number = self.number(at_us);
+        let number = self.time.number(at_us);
         self.consumers.entry(consumer).or_default().entry(number).or_default()
     }
 
     /// Takes in where the slots were at the end of an interval.
     pub(crate) fn add_server(&mut self, state: &PostgresState, interval: Interval) {
-        let at_us = interval.start_us.midpoint(interval.end_us);
+        let at_us = interval.middle_us();
         for slot in &state.slots {
             let Some(consumer) = numbered(&slot.name, '_') else { continue };
             let rungs = &mut self.step(consumer, at_us).rungs;
@@ -91,8 +80,7 @@ impl Ladder {
         let Some(vitals) = &sample.vitals else { return };
         let Some(consumer) = numbered(&sample.worker, '-') else { return };
         let position = sample.position;
-        let middle_us = sample.interval.start_us.midpoint(sample.interval.end_us);
-        let step = self.step(consumer, middle_us);
+        let step = self.step(consumer, sample.interval.middle_us());
         step.receiver.merge(&vitals.receiver);
         step.flushes.merge(&vitals.flushes);
         let rungs = &mut step.rungs;
@@ -103,7 +91,7 @@ impl Ladder {
 
     /// Each consumer's steps, with the time from the phase's start to their middle, in seconds.
     pub(crate) fn consumers(&self) -> impl Iterator<Item = (u32, Vec<(f64, Step)>)> {
-        let middle_sec = |number: i64| (number as f64 + 0.5) * self.step_us as f64 / 1e6;
+        let middle_sec = |number: i64| (number as f64 + 0.5) * self.time.step_us as f64 / 1e6;
         self.consumers.iter().map(move |(consumer, steps)| {
             (*consumer, steps.iter().map(|(number, step)| (middle_sec(*number), *step)).collect())
         })
@@ -111,7 +99,7 @@ impl Ladder {
 
     /// Bytes of WAL that were sent to a consumer and not received by it just before a moment.
     pub(crate) fn in_transit_bytes(&self, consumer: u32, at_us: i64) -> Option<u64> {
-        let rungs = self.consumers.get(&consumer)?.get(&self.number(at_us - 1))?.rungs;
+        let rungs = self.consumers.get(&consumer)?.get(&self.time.number(at_us - 1))?.rungs;
         (rungs.sent > 0 && rungs.received > 0).then(|| rungs.sent.saturating_sub(rungs.received))
     }
 
@@ -134,7 +122,8 @@ impl Ladder {
         of: fn(&Rungs) -> (u64, u64),
     ) -> Option<f64> {
         // A run that ended at once has a window that ends before it begins.
-        let window = self.number(from_us)..=self.number(to_us - 1).max(self.number(from_us));
+        let window =
+            self.time.number(from_us)..=self.time.number(to_us - 1).max(self.time.number(from_us));
         let longest = |steps: &BTreeMap<i64, Step>| {
             let (mut longest, mut length, mut before) = (0, 0, None);
             for (number, step) in steps.range(window.clone()) {
@@ -147,7 +136,7 @@ impl Ladder {
             longest
         };
         let steps = self.consumers.values().map(longest).max()?;
-        Some(f64::from(steps) * self.step_us as f64 / 1e6)
+        Some(f64::from(steps) * self.time.step_us as f64 / 1e6)
     }
 }
 

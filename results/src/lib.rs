@@ -29,6 +29,7 @@ pub mod outcome;
 mod phase_figures;
 mod profile_figures;
 mod signals;
+mod steps;
 pub mod summary;
 pub mod tally;
 pub mod terminal;

@@ -231,7 +231,7 @@ impl PhaseTally {
     fn add_producer(&mut self, sample: &ProducerSample) {
         let ProducerSample { worker, interval, counts, lateness, service, response, errors } =
             sample;
-        self.timeline.written(middle_us(*interval), counts.rows);
+        self.timeline.written(interval.middle_us(), counts.rows);
         let tally = self.producers.entry(interval.window).or_default();
         tally.counts.merge(counts);
         for (code, count) in errors {
@@ -252,7 +252,7 @@ impl PhaseTally {
         let ConsumerSample { worker, interval, counts, flush, lag, position: _, vitals } = sample;
         self.ladder.add_consumer(sample);
         let after_end = self.is_after_end(*interval);
-        self.timeline.delivered(middle_us(*interval), counts.rows);
+        self.timeline.delivered(interval.middle_us(), counts.rows);
         let tally = self.consumers.entry(interval.window).or_default();
         tally.counts.merge(counts);
         *tally.rows_by_worker.entry(worker.clone()).or_default() += counts.rows;
@@ -271,7 +271,7 @@ impl PhaseTally {
     /// Samples are cut at the window's end, but clocks are read a moment after they were aimed at:
     /// the middle of the interval says surely on which side of the cut it is.
     fn is_after_end(&self, interval: Interval) -> bool {
-        self.end_us.is_some_and(|end_us| middle_us(interval) >= end_us)
+        self.end_us.is_some_and(|end_us| interval.middle_us() >= end_us)
     }
 
     fn add_resources(&mut self, sample: &ResourceSample) {
@@ -304,10 +304,6 @@ impl PhaseTally {
             }
         }
     }
-}
-
-fn middle_us(interval: Interval) -> i64 {
-    interval.start_us + (interval.end_us - interval.start_us) / 2
 }
 
 impl ResourceTally {

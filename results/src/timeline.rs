@@ -3,17 +3,12 @@
 
 use std::collections::BTreeMap;
 
-/// Steps of a phase at most: its size must not depend on how long it lasts.
-const STEPS: i64 = 600;
-
-/// A step is not shorter than the interval of a sample, in µs.
-const SHORTEST_STEP_US: i64 = 1_000_000;
+use crate::steps::Steps;
 
 /// Rows by step of a phase, warm-up and drain included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeline {
-    start_us: i64,
-    step_us: i64,
+    time: Steps,
     steps: BTreeMap<i64, Step>,
 }
 
@@ -37,12 +32,11 @@ pub(crate) struct Stall {
 impl Timeline {
     /// Of a phase of this length.
     pub(crate) fn new(length_us: i64) -> Self {
-        let step_us = (length_us / STEPS).max(SHORTEST_STEP_US);
-        Self { start_us: 0, step_us, steps: BTreeMap::new() }
+        Self { time: Steps::new(length_us), steps: BTreeMap::new() }
     }
 
     pub(crate) fn starts(&mut self, start_us: i64) {
-        self.start_us = start_us;
+        self.time.starts(start_us);
     }
 
     /// Rows that PostgreSQL acknowledged around this time.
@@ -56,9 +50,7 @@ impl Timeline {
     }
 
     fn step(&mut self, at_us: i64) -> &mut Step {
-        // Long drains have a step in the end that holds all that is left of them.
-        let number = (at_us - self.start_us).div_euclid(self.step_us).clamp(-1, 2 * STEPS);
-        self.steps.entry(number).or_default()
+        self.steps.entry(self.time.number(at_us)).or_default()
     }
 
     /// The longest stall of two steps or more; each written row is delivered `times` times.
@@ -78,7 +70,7 @@ impl Timeline {
         }
         let (start, last) = longest?;
         let caught_up = steps[last + 1..].iter().position(|step| step.backlog <= step.fresh);
-        let sec = |steps: usize| steps as f64 * self.step_us as f64 / 1e6;
+        let sec = |steps: usize| steps as f64 * self.time.step_us as f64 / 1e6;
         Some(Stall { sec: sec(last + 1 - start), catch_up_sec: caught_up.map(|n| sec(n + 1)) })
     }
 
@@ -114,6 +106,7 @@ struct Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steps::STEPS;
 
     /// Rows written and delivered, second by second.
     fn timeline(seconds: &[(u64, u64)]) -> Timeline {

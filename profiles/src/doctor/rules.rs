@@ -2,7 +2,8 @@
 
 use super::finding::{Cause, Confidence, Figure, Finding, Unit};
 use super::signals::{
-    Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, Signals, WaitShares,
+    Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares, Signals,
+    WaitShares,
 };
 use super::thresholds::THRESHOLDS as T;
 
@@ -47,7 +48,7 @@ impl Signals {
         self.short.is_some() || self.behind.is_some()
     }
 
-    /// The walsender that waited so most, and for what share of the time.
+    /// Share of the time for which a walsender waited so: the one that did most.
     fn walsender_waits(&self, event: &str) -> Option<f64> {
         self.lanes.iter().filter_map(|lane| lane.walsender_waits(event)).max_by(f64::total_cmp)
     }
@@ -92,11 +93,26 @@ impl Lane {
         self.receiver.as_ref()?.looks
     }
 
-    /// For how long the consumer waits for data, if that is long.
+    /// What the receiving thread does for so much of the time.
+    fn receiver_long(&self, of: fn(&ReceiverShares) -> f64, threshold: f64) -> Option<f64> {
+        self.receiver.as_ref().map(of).filter(|share| *share >= threshold)
+    }
+
+    /// For how long the consumer has no room for more, if that is long.
+    fn blocked(&self) -> Option<f64> {
+        self.receiver_long(|it| it.blocked, T.receiver_blocked)
+    }
+
+    /// For how long it has no connection, if that is long.
+    fn disconnected(&self) -> Option<f64> {
+        self.receiver_long(|it| it.disconnected, T.disconnected)
+    }
+
+    /// For how long it waits for data, if that is long.
     fn receiver_waits(&self) -> Option<Figure> {
-        let waits = self.receiver.as_ref()?.waits;
+        let waits = self.receiver_long(|it| it.waits, T.receiver_waits)?;
         let figure = Figure::share(format!("{} waits for data", self.consumer), waits);
-        (waits >= T.receiver_waits).then(|| figure.against(T.receiver_waits))
+        Some(figure.against(T.receiver_waits))
     }
 
     /// Cores that its threads waited for.
@@ -161,7 +177,7 @@ fn host_cpu(signals: &Signals) -> Option<Finding> {
         Figure::new("CPU of programs that are not of the run", cores, Unit::Cores)
             .against(T.others_cores)
     });
-    let stolen = (stolen >= 0.05).then(|| {
+    let stolen = (stolen >= T.stolen_cores).then(|| {
         Figure::new("CPU taken by other machines on the same hardware", stolen, Unit::Cores)
     });
     let sure = match (is_full, waits) {
@@ -284,10 +300,7 @@ fn sink(signals: &Signals) -> Option<Finding> {
         return None;
     }
     let queued = sink.queued.filter(|share| *share >= T.queued);
-    let blocked = signals.lanes.iter().filter_map(|lane| {
-        let blocked = lane.receiver.as_ref()?.blocked;
-        (blocked >= T.receiver_blocked).then_some((lane, blocked))
-    });
+    let blocked = signals.lanes.iter().filter_map(|lane| Some((lane, lane.blocked()?)));
     let blocked = blocked.max_by(|a, b| a.1.total_cmp(&b.1));
     let waits = signals.walsender_waits("walsenderwritedata");
     let waits = waits.filter(|share| *share >= T.walsender_writes);
@@ -343,10 +356,7 @@ fn advise_on_the_sink(signals: &Signals, finding: Finding) -> Finding {
         );
     // It is not always their size that ends them.
     let is_small = sink.batch_fill.is_some_and(|share| share < T.full_batches);
-    let has_no_room = signals
-        .lanes
-        .iter()
-        .any(|lane| lane.receiver.as_ref().is_some_and(|it| it.blocked >= T.receiver_blocked));
+    let has_no_room = signals.lanes.iter().any(|lane| lane.blocked().is_some());
     let finding = match (is_small, has_no_room) {
         (true, true) => {
             finding.raise("consumer.max_in_flight_bytes", "there is no room for full batches")
@@ -363,16 +373,14 @@ fn advise_on_the_sink(signals: &Signals, finding: Finding) -> Finding {
 }
 
 fn disconnected(signals: &Signals, lane: &Lane) -> Option<Finding> {
-    let share = lane.receiver.as_ref()?.disconnected;
+    let share = lane.disconnected()?;
     let figure = Figure::share("without a connection", share).against(T.disconnected);
     let said = format!("{} had no connection to PostgreSQL", lane.consumer);
-    (share >= T.disconnected).then(|| {
-        Finding::new(Cause::Disconnected, said)
-            .limits_if(signals.behind.is_some())
-            .sure(Confidence::High)
-            .because([figure])
-            .advise("see the consumer's log for why it was lost")
-    })
+    let finding = Finding::new(Cause::Disconnected, said)
+        .limits_if(signals.behind.is_some())
+        .sure(Confidence::High)
+        .because([figure]);
+    Some(finding.advise("see the consumer's log for why it was lost"))
 }
 
 fn starved_runtime(signals: &Signals, lane: &Lane) -> Option<Finding> {
@@ -535,10 +543,9 @@ fn spill(signals: &Signals) -> Option<Finding> {
 
 fn confirm_stall(signals: &Signals) -> Option<Finding> {
     let stalled = signals.confirm_stall_sec.filter(|sec| *sec >= T.stall_sec);
-    let is_lost = |lane: &Lane| {
-        lane.receiver.as_ref().is_some_and(|receiver| receiver.disconnected >= T.disconnected)
-    };
-    let stalled = stalled.filter(|_| !signals.lanes.iter().any(is_lost));
+    // Nobody is there to confirm it.
+    let is_lost = signals.lanes.iter().any(|lane| lane.disconnected().is_some());
+    let stalled = stalled.filter(|_| !is_lost);
     let slot = signals.endangered_slot.as_ref();
     if stalled.is_none() && slot.is_none() {
         return None;

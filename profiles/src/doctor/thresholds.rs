@@ -11,6 +11,8 @@ pub struct Thresholds {
     pub cpu_pressure: f64,
     /// Cores used by others from which they are named.
     pub others_cores: f64,
+    /// Cores taken by other machines from which that is said.
+    pub stolen_cores: f64,
     /// Time in which some process waited for a disk.
     pub io_pressure: f64,
     /// Waits for WAL to be written, of all waits and work of the backends.
@@ -71,6 +73,7 @@ pub const THRESHOLDS: Thresholds = Thresholds {
     run_delay_cores: 0.1,
     cpu_pressure: 0.1,
     others_cores: 0.25,
+    stolen_cores: 0.05,
     io_pressure: 0.1,
     wal_waits: 0.2,
     busy_connections: 0.8,
