@@ -9,6 +9,7 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{ConsumerSample, Sample};
+use walbench_metrics::stacks::{OwnSampler, take_stacks};
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
@@ -49,12 +50,17 @@ pub struct Prepare {
 type In = ToWorker<Prepare>;
 type Out = FromWorker<Delivered>;
 
-/// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone.
+/// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone. What a
+/// `sampler` takes of it is handed over with each sample.
 ///
 /// # Errors
 /// The consumer can't go on; the orchestrator was told, if it still listens.
-pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result<(), Failure> {
-    let ended = saying(|news| converse(&mut reader, &mut writer, news)).await;
+pub async fn serve(
+    mut reader: WorkerReader,
+    mut writer: WorkerWriter,
+    sampler: Option<Box<dyn OwnSampler>>,
+) -> Result<(), Failure> {
+    let ended = saying(|news| converse(&mut reader, &mut writer, sampler, news)).await;
     match ended {
         Ok(()) | Err(End::Alone(LinkError::Closed | LinkError::Truncated { .. })) => Ok(()),
         Err(End::Alone(error)) => {
@@ -103,10 +109,11 @@ impl From<Failure> for End {
 async fn converse(
     reader: &mut WorkerReader,
     writer: &mut WorkerWriter,
+    sampler: Option<Box<dyn OwnSampler>>,
     news: News,
 ) -> Result<(), End> {
     let (worker, prepare) = greet(reader, writer).await?;
-    let starting = Follower::start(worker, prepare, news);
+    let starting = Follower::start(worker, prepare, sampler, news);
     let mut follower = tokio::select! {
         follower = starting => follower?,
         // Nothing is due while it connects but the end: a server that accepts and is silent must
@@ -154,12 +161,18 @@ struct Follower {
     plan: Plan,
     flusher: Arc<Flusher>,
     receiver: Ended,
+    sampler: Option<Box<dyn OwnSampler>>,
     phase: u32,
     cuts: Option<Cuts>,
 }
 
 impl Follower {
-    async fn start(worker: String, prepare: Prepare, news: News) -> Result<Self, Failure> {
+    async fn start(
+        worker: String,
+        prepare: Prepare,
+        sampler: Option<Box<dyn OwnSampler>>,
+        news: News,
+    ) -> Result<Self, Failure> {
         let Prepare { run, address, clickhouse, plan, slot, publication, .. } = prepare;
         let consumer = plan.consumer.clone();
         let correction_us = prepare.clock_correction_us;
@@ -194,7 +207,7 @@ impl Follower {
         for note in notes {
             eprintln!("note: {note}");
         }
-        Ok(Self { plan, flusher, receiver: ended, phase: 0, cuts: None })
+        Ok(Self { plan, flusher, receiver: ended, sampler, phase: 0, cuts: None })
     }
 
     async fn follow(
@@ -246,15 +259,22 @@ impl Follower {
         let between = self.flusher.sample(phase, cuts.window_at(start_us));
         let has_rows = |s: &ConsumerSample| s.counts.received_rows + s.counts.rows > 0;
         send(between.into_iter().filter(has_rows), writer).await?;
+        // What it ran between the phases belongs to neither.
+        take_stacks(&mut self.sampler);
         self.phase = phase;
         self.cuts = Some(cuts);
         Ok(())
     }
 
-    async fn sample(&self, writer: &mut WorkerWriter) -> Result<(), LinkError> {
+    async fn sample(&mut self, writer: &mut WorkerWriter) -> Result<(), LinkError> {
+        let stacks = take_stacks(&mut self.sampler);
         let now_us = self.flusher.now_us();
         let window = self.cuts.map_or(Window::Drain, |cuts| cuts.window_at(now_us));
-        send(self.flusher.sample(self.phase, window), writer).await
+        send(self.flusher.sample(self.phase, window), writer).await?;
+        match stacks {
+            Some(stacks) => writer.send(&Out::Stacks(stacks)).await,
+            None => Ok(()),
+        }
     }
 
     async fn finish_phase(

@@ -7,6 +7,7 @@
 //! - [`ledger`]: which stamped transactions were acknowledged or delivered.
 //! - [`sample`]: one worker's counters and timings for one interval.
 //! - [`vitals`]: how workers, servers and the machine spent it: what the doctor reads.
+//! - [`stacks`]: what samplers take of running programs.
 //! - [`message`]: what orchestrator and workers say to each other.
 //! - [`link`]: the byte stream they say it over.
 //! - [`failure`]: an error that can cross the link and be printed for a person.
@@ -20,6 +21,7 @@ pub mod ledger;
 pub mod link;
 pub mod message;
 pub mod sample;
+pub mod stacks;
 pub mod stamp;
 pub mod timing;
 pub mod vitals;

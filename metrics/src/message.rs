@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::sample::Sample;
+use crate::stacks::SampledStacks;
 
 /// Version of this protocol. Both ends must have the same: they are the same executable, except
 /// where a launcher starts another machine's.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// To a worker. `P` is what the worker's role needs to prepare itself.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,6 +84,8 @@ pub enum FromWorker<D> {
     Ready,
     /// Counters and timings of an interval.
     Sample(Sample),
+    /// What it sampled of itself, if it was started to do that.
+    Stacks(SampledStacks),
     /// All of the phase's samples are sent: a producer's rows are all acknowledged or given up, a
     /// consumer was asked to finish the phase.
     Finished {

@@ -22,6 +22,7 @@ use crate::keeper::LOCK_FILE;
 use crate::postgres::control::Control;
 use crate::postgres::private::{FOLDER_PREFIX, parent_folder, postmaster_pid};
 use crate::postgres::{claim, mark};
+use crate::pprof;
 
 /// A server without its keeper is stopped at once; its processes need a moment.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,7 +118,8 @@ fn clean_folders(parent: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
 fn private_folders(parent: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let is_ours = |name: &str| {
-        [FOLDER_PREFIX, clickhouse::FOLDER_PREFIX].iter().any(|prefix| name.starts_with(prefix))
+        let ours = [FOLDER_PREFIX, clickhouse::FOLDER_PREFIX, pprof::FOLDER_PREFIX];
+        ours.iter().any(|prefix| name.starts_with(prefix))
     };
     let ours = entries.filter(|e| is_ours(&e.file_name().to_string_lossy()));
     // A folder without the lock file is none of ours, or not made whole yet.

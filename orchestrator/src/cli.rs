@@ -91,6 +91,9 @@ pub(crate) enum Command {
         /// Speak over standard input and output instead of a socket
         #[arg(long)]
         stdio: bool,
+        /// Sample itself by pprof, so many times for each second that it runs
+        #[arg(long, value_name = "HZ")]
+        pprof: Option<u32>,
     },
 }
 

@@ -25,6 +25,7 @@ mod keeper;
 mod live;
 mod plan;
 mod postgres;
+mod pprof;
 mod profiling;
 mod run;
 mod signals;
@@ -38,6 +39,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command, SchemaOf, WorkerRole};
 use crate::ending::Ending;
+use crate::pprof::Pprof;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -76,7 +78,7 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
-        Command::Worker { role, stdio } => serve(role, stdio),
+        Command::Worker { role, stdio, pprof } => serve(role, stdio, pprof),
     }
 }
 
@@ -91,8 +93,11 @@ fn abort_on_panic() {
 
 /// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
 /// whose orchestrator is gone must not linger in a query.
-fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
+fn serve(role: WorkerRole, stdio: bool, pprof_hz: Option<u32>) -> Result<u8, Ending> {
     abort_on_panic();
+    // Before there is any other thread.
+    let pprof = pprof_hz.map(Pprof::prepare).transpose().map_err(Ending::component)?;
+    let (sampler, folder) = pprof.map(|pprof| (pprof.sampler, pprof.folder)).unzip();
     let threads = match role {
         WorkerRole::Consumer | WorkerRole::Clickhouse | WorkerRole::Mock => 2,
         WorkerRole::Producer | WorkerRole::Postgres => 1,
@@ -101,13 +106,14 @@ fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
         let (reader, writer) =
             if stdio { walbench_metrics::link::from_stdio() } else { worker::own_end()? };
         match role {
-            WorkerRole::Producer => walbench_producer::serve(reader, writer).await,
-            WorkerRole::Consumer => walbench_consumer::serve(reader, writer).await,
+            WorkerRole::Producer => walbench_producer::serve(reader, writer, sampler).await,
+            WorkerRole::Consumer => walbench_consumer::serve(reader, writer, sampler).await,
             WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
             WorkerRole::Clickhouse => clickhouse::keeper::serve(reader, writer).await,
             WorkerRole::Mock => clickhouse::mock_worker::serve(reader, writer).await,
         }
     });
+    drop(folder);
     if let Err(failure) = &served {
         ending::say(&failure.to_string());
     }

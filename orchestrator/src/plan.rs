@@ -1,7 +1,6 @@
 //! From the command line to a plan.
 
 use walbench_metrics::Failure;
-use walbench_phases::plan::ProfilingBackend;
 use walbench_phases::{Override, Plan, Source, builtin, find, load};
 
 use crate::cli::PlanArgs;
@@ -76,20 +75,12 @@ pub(crate) fn list() -> Result<u8, Ending> {
 
 /// What plans may say and this version can't do: refused before anything is started.
 pub(crate) fn refuse_what_is_missing(plan: &Plan) -> Result<(), Ending> {
-    let refused = |what: &str, hint: &str| {
-        Err(Ending::usage(
-            Failure::new(format!("{what} is not in this version of walbench")).hint(hint),
-        ))
-    };
     if plan.consumer.initial_copy {
         let failure = Failure::new("consumer.initial_copy is for `walbench follow`").hint(
             "leave it out: the slots of a run are made before its rows are written, so that \
              nothing is there to be copied",
         );
         return Err(Ending::usage(failure));
-    }
-    if plan.profiling.backend == ProfilingBackend::Pprof {
-        return refused("pprof (profiling.backend)", "use \"perf-event\"");
     }
     Ok(())
 }

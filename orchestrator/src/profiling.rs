@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use walbench_metrics::stacks::SampledStacks;
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
+use walbench_phases::plan::ProfilingBackend;
 use walbench_profiles::area::areas;
 use walbench_profiles::formats::firefox::Timeline;
 use walbench_profiles::formats::folded::{Begin, folded};
@@ -15,6 +17,8 @@ use walbench_profiles::symbols::Symbols;
 use walbench_results::RunFolder;
 use walbench_results::outcome::WindowProfile;
 
+use crate::worker::{CONSUMER, PRODUCER};
+
 /// The folder of its files, in the run's.
 const FOLDER: &str = "profiles";
 
@@ -25,6 +29,10 @@ pub(crate) struct Profiling {
     symbols: Symbols,
     timeline: Timeline,
     followed: BTreeSet<(String, u32)>,
+    /// Producers are sampled as well.
+    pub(crate) with_producers: bool,
+    /// Walsenders are.
+    pub(crate) with_walsenders: bool,
     /// What a reader must know of what was not sampled, or not written.
     pub(crate) allowances: Vec<String>,
 }
@@ -55,27 +63,40 @@ impl Phase<'_> {
 impl Profiling {
     /// The profiler that a plan asks for, at work on nothing yet; none if it asks for none.
     pub(crate) fn start(plan: &Plan, started_us: i64) -> Result<Option<Self>, Failure> {
-        let rate_hz = plan.profiling.rate_hz;
         if !plan.profiling.wants_flames() {
             return Ok(None);
         }
-        let failed = |e: std::io::Error| {
-            Failure::new("the kernel permits no samples of running processes").caused_by(&e).hint(
-                "perf_event_open needs /proc/sys/kernel/perf_event_paranoid at 2 or less, and in a \
-                 container a seccomp profile that permits it, and memory that may be locked (ulimit -l); \
-                 --profile none does without",
-            )
-        };
-        let backend = Backend::perf_event().map_err(failed)?;
-        let sampler = Sampler::start(backend, rate_hz)
+        let backend = backend(plan.profiling.backend)?;
+        let sampler = Sampler::start(backend, plan.profiling.rate_hz)
             .map_err(|e| Failure::new("the sampler's thread can't be started").caused_by(&e))?;
+        let mut allowances = Vec::new();
+        if backend == Backend::Pprof {
+            allowances.push(format!(
+                "pprof samples walbench's own processes alone, {} times for each second that they \
+                 run: walsenders are not sampled, and where the kernel was is not seen",
+                sampler.rate_hz()
+            ));
+        }
         Ok(Some(Self {
+            timeline: Timeline::new(&plan.name, started_us, sampler.rate_hz()),
             sampler,
             symbols: Symbols::default(),
-            timeline: Timeline::new(&plan.name, started_us, rate_hz),
             followed: BTreeSet::new(),
-            allowances: Vec::new(),
+            with_producers: plan.profiling.producers,
+            with_walsenders: plan.profiling.walsenders && backend != Backend::Pprof,
+            allowances,
         }))
+    }
+
+    /// How often a worker of this role is to sample itself, if it is.
+    pub(crate) fn pprof_hz(&self, role: &str) -> Option<u32> {
+        let is_sampled = role == CONSUMER || (role == PRODUCER && self.with_producers);
+        (is_sampled && self.sampler.backend() == Backend::Pprof).then(|| self.sampler.rate_hz())
+    }
+
+    /// Takes what a process sampled of itself.
+    pub(crate) fn add(&self, pid: u32, stacks: SampledStacks) {
+        self.sampler.add(pid, stacks);
     }
 
     /// Samples a process from now on, if we may.
@@ -176,6 +197,22 @@ impl Profiling {
             self.allowances.push(text);
         }
         self.allowances
+    }
+}
+
+/// Where samples come from, of what there is.
+fn backend(wanted: ProfilingBackend) -> Result<Backend, Failure> {
+    let refused = |e: std::io::Error| {
+        Failure::new("the kernel permits no samples of running processes").caused_by(&e).hint(
+            "perf_event_open needs /proc/sys/kernel/perf_event_paranoid at 2 or less, and in a \
+             container a seccomp profile that permits it, and memory that may be locked (ulimit -l); \
+             --set profiling.backend=pprof needs none of that, and --profile none does without",
+        )
+    };
+    match wanted {
+        ProfilingBackend::Auto => Ok(Backend::perf_event().unwrap_or(Backend::Pprof)),
+        ProfilingBackend::PerfEvent => Backend::perf_event().map_err(refused),
+        ProfilingBackend::Pprof => Ok(Backend::Pprof),
     }
 }
 

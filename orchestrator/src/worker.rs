@@ -19,6 +19,7 @@ use walbench_metrics::link::{self, LinkError, LinkReader, LinkWriter, WorkerRead
 use walbench_metrics::message::PROTOCOL_VERSION;
 
 use crate::event::{Event, FromAny, ToAny};
+use crate::pprof;
 
 /// A worker must greet within this: it only has to start.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -30,6 +31,12 @@ const CLOCK_PROBES: usize = 8;
 
 /// Lines of a worker's log that are shown when it fails.
 const LOG_TAIL_LINES: usize = 10;
+
+/// The role of a worker that follows replication.
+pub(crate) const CONSUMER: &str = "consumer";
+
+/// The role of a worker that writes rows.
+pub(crate) const PRODUCER: &str = "producer";
 
 /// The role of a private server's keeper.
 pub(crate) const KEEPER: &str = "postgres";
@@ -56,6 +63,8 @@ pub(crate) struct Worker {
     pub(crate) speaks: bool,
     /// It has said its last word: that its link ends now is in order.
     pub(crate) is_done: bool,
+    /// It samples itself.
+    samples_itself: bool,
     child: Child,
     writer: Option<LinkWriter<Box<dyn AsyncWrite + Send + Unpin>>>,
     log: PathBuf,
@@ -71,6 +80,18 @@ pub(crate) struct Start<'a> {
     pub(crate) launcher: &'a [String],
     /// The folder of its log; absent: it says it where we do.
     pub(crate) logs: Option<&'a Path>,
+    /// How often it samples itself for each second that it runs, if it does.
+    pub(crate) pprof_hz: Option<u32>,
+}
+
+impl Start<'_> {
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["worker".to_owned(), self.role.to_owned()];
+        if let Some(hz) = self.pprof_hz {
+            arguments.extend(["--pprof".to_owned(), hz.to_string()]);
+        }
+        arguments
+    }
 }
 
 impl Worker {
@@ -95,6 +116,7 @@ impl Worker {
             last_heard: Instant::now(),
             speaks: false,
             is_done: false,
+            samples_itself: start.pprof_hz.is_some(),
             child,
             writer: Some(writer),
             log,
@@ -171,6 +193,9 @@ impl Worker {
         if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
+        if self.samples_itself && self.is_local {
+            pprof::forget(self.pid);
+        }
     }
 
     /// How its process ended, for one whose link has. Its end may be a moment later than its link's;
@@ -213,8 +238,8 @@ type Writer = LinkWriter<Box<dyn AsyncWrite + Send + Unpin>>;
 
 fn spawn(start: Start<'_>, log: File) -> Result<(Child, Reader, Writer), Failure> {
     match start.launcher.split_first() {
-        None => spawn_here(start.role, log),
-        Some((program, arguments)) => spawn_elsewhere(program, arguments, start.role, log),
+        None => spawn_here(start, log),
+        Some((program, arguments)) => spawn_elsewhere(program, arguments, start, log),
     }
 }
 
@@ -228,17 +253,17 @@ fn command(program: impl AsRef<std::ffi::OsStr>, log: File) -> Command {
 
 /// The child's standard input is its end of a socket pair, which it also writes to: inherited
 /// without any unsafe code, and closed for it when we end.
-fn spawn_here(role: &str, log: File) -> Result<(Child, Reader, Writer), Failure> {
+fn spawn_here(start: Start<'_>, log: File) -> Result<(Child, Reader, Writer), Failure> {
     let no_link = |e: &dyn std::error::Error| Failure::new("no link to it").caused_by(e);
     let (ours, theirs) = link::pair().map_err(|e| no_link(&e))?;
     let output = log.try_clone().map_err(|e| no_link(&e))?;
     // The executable may have been replaced by a build since we started; this is ours still.
     let child = command("/proc/self/exe", log)
-        .args(["worker", role])
+        .args(start.arguments())
         .stdin(std::os::fd::OwnedFd::from(theirs))
         .stdout(output)
         // A keeper has a server to stop first, which it does when its link closes.
-        .kill_on_drop(![KEEPER, CLICKHOUSE_KEEPER].contains(&role))
+        .kill_on_drop(![KEEPER, CLICKHOUSE_KEEPER].contains(&start.role))
         .spawn()
         .map_err(|e| Failure::new("its process can't be made").caused_by(&e))?;
     let (reader, writer) = ours.into_split();
@@ -248,12 +273,13 @@ fn spawn_here(role: &str, log: File) -> Result<(Child, Reader, Writer), Failure>
 fn spawn_elsewhere(
     program: &str,
     arguments: &[String],
-    role: &str,
+    start: Start<'_>,
     log: File,
 ) -> Result<(Child, Reader, Writer), Failure> {
     let mut child = command(program, log)
         .args(arguments)
-        .args(["worker", role, "--stdio"])
+        .args(start.arguments())
+        .arg("--stdio")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

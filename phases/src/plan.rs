@@ -763,11 +763,12 @@ impl Profiling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProfilingBackend {
-    /// What is permitted.
+    /// `perf-event` where that is permitted, else `pprof`.
     Auto,
     /// The kernel's sampler, perf_event_open(2), from outside of the processes.
     PerfEvent,
-    /// pprof, a timer in each worker; not in this version.
+    /// pprof, a timer and a signal in each worker, at 99 samples a second at most: needs no permission,
+    /// and sees walbench's own processes alone.
     Pprof,
 }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
+use walbench_metrics::stacks::{OwnSampler, take_stacks};
 use walbench_metrics::{Failure, Window, clock};
 
 use crate::connection::Event;
@@ -17,7 +18,8 @@ use crate::crew::{Crew, Run, micros};
 use crate::prepare::{Done, Prepare};
 use crate::start;
 
-/// Serves the orchestrator until it says `Stop` or the link closes.
+/// Serves the orchestrator until it says `Stop` or the link closes. What a `sampler` takes of it is
+/// handed over with each sample.
 ///
 /// Returns at once when the link closes, whatever the connections are doing: the caller ends the
 /// process.
@@ -25,8 +27,12 @@ use crate::start;
 /// # Errors
 ///
 /// What kept the producer from doing its work; it was told to the orchestrator if the link allowed.
-pub async fn serve(reader: WorkerReader, writer: WorkerWriter) -> Result<(), Failure> {
-    let mut server = Server::new(writer);
+pub async fn serve(
+    reader: WorkerReader,
+    writer: WorkerWriter,
+    sampler: Option<Box<dyn OwnSampler>>,
+) -> Result<(), Failure> {
+    let mut server = Server::new(writer, sampler);
     let result = server.run(reader).await;
     // Whoever sleeps until a transaction is due wakes up for nothing.
     if let Some(crew) = &server.crew {
@@ -74,6 +80,7 @@ struct Server {
     stopping: bool,
     events: UnboundedReceiver<Event>,
     events_in: UnboundedSender<Event>,
+    sampler: Option<Box<dyn OwnSampler>>,
 }
 
 /// The phase under way.
@@ -86,7 +93,7 @@ struct Running {
 }
 
 impl Server {
-    fn new(writer: WorkerWriter) -> Self {
+    fn new(writer: WorkerWriter, sampler: Option<Box<dyn OwnSampler>>) -> Self {
         let (events_in, events) = unbounded_channel();
         Self {
             writer,
@@ -99,6 +106,7 @@ impl Server {
             stopping: false,
             events,
             events_in,
+            sampler,
         }
     }
 
@@ -188,6 +196,8 @@ impl Server {
         let Some(run) = crew.run(at) else {
             return Err(unexpected("Start of a phase that is not in the plan").into());
         };
+        // What it ran between the phases belongs to neither.
+        take_stacks(&mut self.sampler);
         for connection in &self.connections {
             // A connection that has ended says why itself.
             _ = connection.send(Arc::clone(&run));
@@ -278,6 +288,9 @@ impl Server {
                 let message = FromWorker::Sample(Sample::Producer(Box::new(sample)));
                 self.writer.send::<FromWorker<Done>>(&message).await?;
             }
+        }
+        if let Some(stacks) = take_stacks(&mut self.sampler) {
+            self.send(FromWorker::Stacks(stacks)).await?;
         }
         Ok(())
     }

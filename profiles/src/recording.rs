@@ -4,16 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// When it was taken, in µs since the Unix epoch.
-    pub time_us: i64,
-    /// The thread that ran.
-    pub thread: u32,
-    /// Which of the recording's stacks it stood in.
-    pub stack: u32,
-}
+use walbench_metrics::stacks::SampledStacks;
+pub use walbench_metrics::stacks::{RawStack, StackSample as Sample};
 
 /// A part of a file that a process has mapped to run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +18,6 @@ pub struct Mapping {
     pub offset: u64,
     /// The file, as the process knows it.
     pub path: PathBuf,
-}
-
-/// A stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct RawStack {
-    /// Addresses, innermost first. One that calls the one before is within the call, not where that
-    /// returns to.
-    pub addresses: Box<[u64]>,
-    /// Its outer part is missing.
-    pub is_truncated: bool,
 }
 
 /// Stacks, each one kept once.
@@ -95,6 +77,19 @@ pub struct Recording {
 pub type Counts = BTreeMap<(u32, u32), u64>;
 
 impl Recording {
+    /// Adds what the process sampled of itself. Samples of stacks that are not there are lost.
+    pub fn add(&mut self, own: SampledStacks) {
+        let SampledStacks { threads, stacks, samples } = own;
+        self.threads.extend(threads);
+        let numbers: Vec<u32> = stacks.into_iter().map(|it| self.stacks.number(it)).collect();
+        for sample in samples {
+            match numbers.get(sample.stack as usize) {
+                Some(stack) => self.samples.push(Sample { stack: *stack, ..sample }),
+                None => self.lost += 1,
+            }
+        }
+    }
+
     /// The samples of a time, counted by thread and stack: from `from_us` to before `to_us`.
     #[must_use]
     pub fn between(&self, from_us: i64, to_us: i64) -> Counts {
@@ -127,6 +122,22 @@ mod tests {
         assert_eq!(all.clone().map(|stack| stacks.number(stack)), [0, 1, 0, 2]);
         assert_eq!(stacks.get(1), Some(&all[1]));
         assert_eq!(stacks.get(9), None);
+    }
+
+    #[test]
+    fn what_a_process_sampled_of_itself_is_added_by_stack() {
+        let stack = |address| RawStack { addresses: [address].into(), is_truncated: false };
+        let sample = |stack| Sample { time_us: 5, thread: 1, stack };
+        let own = |stacks: &[u64], samples: &[u32]| SampledStacks {
+            threads: [(1, "one".to_owned())].into(),
+            stacks: stacks.iter().map(|address| stack(*address)).collect(),
+            samples: samples.iter().map(|number| sample(*number)).collect(),
+        };
+        let mut recording = Recording::default();
+        recording.add(own(&[7, 8], &[0, 1, 1]));
+        recording.add(own(&[8], &[0, 1]));
+        assert_eq!(recording.between(0, 10), Counts::from([((1, 0), 1), ((1, 1), 3)]));
+        assert_eq!((recording.lost, &*recording.threads[&1]), (1, "one"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use walbench_metrics::sample::Role;
 use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Waits};
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_profiles::doctor::{
-    Backlog, Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares,
+    Backlog, Busy, Errors, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares,
     Signals, SinkSignals, WaitShares, Walsender,
 };
 
@@ -123,7 +123,7 @@ fn held(figures: &PhaseFigures) -> String {
 }
 
 /// Errors, where they alone make the shortfall.
-fn failed(figures: &PhaseFigures) -> Option<String> {
+fn failed(figures: &PhaseFigures) -> Option<Errors> {
     let producer = figures.producer.as_ref().filter(|producer| producer.failed_rows > 0)?;
     let codes: Vec<String> = producer
         .errors_by_sqlstate
@@ -131,7 +131,8 @@ fn failed(figures: &PhaseFigures) -> Option<String> {
         .map(|(code, count)| format!("{code} × {}", human::count(*count)))
         .collect();
     let rows = human::counted(producer.failed_rows, "row");
-    Some(format!("{rows} failed after all attempts (errors: {})", codes.join(", ")))
+    let said = format!("{rows} failed after all attempts (errors: {})", codes.join(", "));
+    Some(Errors { rows: producer.failed_rows, said })
 }
 
 /// Cores used by all processes in the measured window. Walsenders are part of the server already.

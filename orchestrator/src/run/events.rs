@@ -85,6 +85,12 @@ impl Run {
                 self.record(&sample)?;
                 Ok(None)
             }
+            FromWorker::Stacks(stacks) => {
+                if let Some(profiling) = &self.profiling {
+                    profiling.add(self.workers[number].pid, stacks);
+                }
+                Ok(None)
+            }
             FromWorker::Failed(failure) => Err(self.workers[number].told(failure).into()),
             FromWorker::Pong { .. } => Ok(None),
             message @ FromWorker::Done(_) => {

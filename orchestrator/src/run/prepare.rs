@@ -26,7 +26,9 @@ use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
 use crate::postgres::source::{Source, slot_names};
 use crate::watch::{Watch, Watched};
-use crate::worker::{CLICKHOUSE_KEEPER, KEEPER, MOCK_CLICKHOUSE, Start, Worker};
+use crate::worker::{
+    CLICKHOUSE_KEEPER, CONSUMER, KEEPER, MOCK_CLICKHOUSE, PRODUCER, Start, Worker,
+};
 
 /// Preparing a worker is connecting; the private server may have to make its cluster first.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -181,7 +183,10 @@ impl Run {
     ) -> Result<usize, Stop> {
         let number = self.workers.len();
         let logs = self.folder.logs();
-        let start = Start { name, role, launcher, logs: Some(&logs) };
+        // One that runs elsewhere is not sampled: what its addresses mean is known there alone.
+        let profiling = self.profiling.as_ref().filter(|_| launcher.is_empty());
+        let pprof_hz = profiling.and_then(|profiling| profiling.pprof_hz(role));
+        let start = Start { name, role, launcher, logs: Some(&logs), pprof_hz };
         let worker = Worker::start(start, number, &self.sender).await?;
         self.environment.clocks.insert(name.to_owned(), worker.clock);
         self.workers.push(worker);
@@ -192,13 +197,13 @@ impl Run {
         let consumer = self.plan.consumer.clone();
         let first = self.workers.len();
         for n in 0..consumer.processes {
-            self.start_worker(&format!("consumer-{n}"), "consumer", &consumer.launcher).await?;
+            self.start_worker(&format!("consumer-{n}"), CONSUMER, &consumer.launcher).await?;
         }
         self.consumers = first..self.workers.len();
         let producer = self.plan.producer.clone();
         let processes = if producer.enabled { producer.processes } else { 0 };
         for n in 0..processes {
-            self.start_worker(&format!("producer-{n}"), "producer", &producer.launcher).await?;
+            self.start_worker(&format!("producer-{n}"), PRODUCER, &producer.launcher).await?;
         }
         self.producers = self.consumers.end..self.workers.len();
         self.live.step(&format!(
@@ -297,7 +302,7 @@ impl Run {
     /// From here on the processes that the plan names are sampled.
     fn begin_to_profile(&mut self) {
         let Some(profiling) = &mut self.profiling else { return };
-        let producers = match self.plan.profiling.producers {
+        let producers = match profiling.with_producers {
             true => self.producers.clone(),
             false => 0..0,
         };
@@ -316,7 +321,7 @@ impl Run {
     /// A consumer that reconnected has another walsender.
     pub(super) fn profile_walsenders(&mut self) {
         let (Some(watch), Some(profiling)) = (&self.watch, &mut self.profiling) else { return };
-        if self.plan.profiling.walsenders {
+        if profiling.with_walsenders {
             watch.walsenders().for_each(|(name, pid)| profiling.follow(name, pid));
         }
     }

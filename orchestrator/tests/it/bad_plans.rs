@@ -98,9 +98,9 @@ fn bad_plans() -> Vec<Bad> {
              [[clickhouse.mock.faults]]\nkind = \"delay\"\nat_sec = 1",
         ),
         file(
-            "a profiler that is not here yet",
+            "a sampler that there is not",
             "profiling.backend",
-            "[profiling]\ntool = \"flame\"\nbackend = \"pprof\"",
+            "[profiling]\ntool = \"flame\"\nbackend = \"ebpf\"",
         ),
         file("too many samples", "profiling.rate_hz", "[profiling]\nrate_hz = 50_000"),
         arguments("a set without a value", "producer.seed", ["--set", "producer.seed"]),

@@ -124,21 +124,26 @@ fn planted(home: &Home, name: &str, cause: &str) -> Walbench {
 /// Each message costs 1.5 ms of CPU: two thirds of what comes can be handled.
 #[test]
 fn a_busy_receiver_is_found_and_its_hot_function_has_its_true_share() {
+    let backend = if Backend::perf_event().is_ok() { "perf-event" } else { "pprof" };
+    a_busy_receiver_is_found("doctor_decode", backend);
+}
+
+#[test]
+fn so_it_has_where_the_consumer_samples_itself() {
+    a_busy_receiver_is_found("doctor_own", "pprof");
+}
+
+fn a_busy_receiver_is_found(name: &str, backend: &str) {
     let _turn = alone();
     let home = Home::new();
-    let command = planted(&home, "doctor_decode", "hot_function:1500");
-    let profiled = Backend::perf_event().is_ok();
-    let command = match profiled {
-        true => command.set("profiling.tool", "both").set("profiling.rate_hz", "499"),
-        false => command,
-    };
-    command.set("phases.0.duration_sec", "5").ended().with_code(0);
-    let findings = findings(&home);
-    let decode = found(&findings, Cause::DecodeCpu, true);
+    let command = planted(&home, name, "hot_function:1500").set("profiling.tool", "both");
+    let command = command.set("profiling.backend", backend).set("phases.0.duration_sec", "5");
+    command.ended().with_code(0);
+    let metrics = home.metrics();
+    let profile = metrics.phases[0].profiles.iter().find(|it| it.process == "consumer-0").unwrap();
+    assert!(profile.backend.starts_with(backend) && profile.flaw.is_none(), "{profile:#?}");
+    let decode = found(&findings(&home), Cause::DecodeCpu, true);
     assert!(figure(&decode, "receiving thread works") > 0.9, "{decode:#?}");
-    if !profiled {
-        return;
-    }
     let (mut hot_ns, mut all_ns) = (0, 0);
     for window in ["-warmup", "", "-drain"] {
         let file = home.run_folder().join(format!("profiles/only-consumer-0{window}.folded"));
@@ -157,6 +162,7 @@ fn a_busy_receiver_is_found_and_its_hot_function_has_its_true_share() {
     let (found, truth) = (hot_ns as f64 / all_ns as f64, used_us * 1e3 / all_ns as f64);
     assert!((found - truth).abs() < 0.05, "{found} of the samples, {truth} by its own clock");
     assert!(truth > 0.8, "{truth}");
+    home.assert_clean();
 }
 
 #[test]
@@ -229,6 +235,63 @@ fn answers_that_take_long_are_found() {
     let answers = found(&findings, Cause::ProducerBound, true);
     assert!(figure(&answers, "timeout/pgsleep") > 0.5, "{answers:#?}");
     assert!(figure(&answers, "waits for new WAL") > 0.8, "{answers:#?}");
+}
+
+/// Each commit waits for a disk that takes 50 ms.
+#[test]
+fn a_slow_disk_is_found() {
+    let _turn = alone();
+    let home = Home::new();
+    let server = Server::with_a_slow_disk();
+    let command = home.run(PLAN).on(&server, "doctor_disk");
+    let command = command.set("phases.0.target_throughput", "2000");
+    command.set("phases.0.duration_sec", "5").ended().with_code(3);
+    let slow = found(&findings(&home), Cause::DiskWal, true);
+    assert!(figure(&slow, "wait for WAL to be written") > 0.5, "{slow:#?}");
+    assert!(slow.advice.iter().any(|it| it.key.as_deref() == Some("producer.batch_size")));
+}
+
+/// Nearly every transaction is refused, however often it is tried.
+#[test]
+fn rows_that_are_refused_are_found() {
+    let _turn = alone();
+    let home = Home::new();
+    let server = Server::start();
+    let mut running = home.run(PLAN).on(&server, "doctor_errors").start();
+    running.until_said("workers started");
+    server.session("doctor_errors").execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN IF random() < 0.3 THEN RAISE ''not this one''; END IF; RETURN NEW; END'; \
+         CREATE TRIGGER refuse BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    running.ended().with_code(3).answered("P0001");
+    let refused = found(&findings(&home), Cause::WriteErrors, true);
+    assert!(refused.said.contains("P0001"), "{refused:#?}");
+    assert!(figure(&refused, "rows that failed") > 1_000.0, "{refused:#?}");
+}
+
+/// Its connection is ended again and again, for three of the eight seconds.
+#[test]
+fn a_consumer_without_a_connection_is_found() {
+    let _turn = alone();
+    let home = Home::new();
+    let server = Server::start();
+    let mut running = home.run(PLAN).on(&server, "doctor_disconnected").start();
+    running.until_under_load();
+    let session = server.session("postgres");
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        session.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+             WHERE active_pid IS NOT NULL",
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.ended().with_code(0);
+    let findings = findings(&home);
+    let lost = findings.iter().find(|finding| finding.cause == Cause::Disconnected);
+    let lost = lost.unwrap_or_else(|| panic!("{findings:#?}"));
+    assert!((0.1..0.6).contains(&figure(lost, "without a connection")), "{lost:#?}");
 }
 
 /// Transactions that don't fit into the memory of logical decoding.

@@ -27,10 +27,13 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// The living child of `parent` whose command line ends with `arguments`.
+/// The living child of `parent` whose command line ends with `arguments`, or has them before others.
 pub(crate) fn child(parent: i32, arguments: &str) -> Option<i32> {
     pids().find(|pid| {
-        parent_of(*pid) == Some(parent) && text(*pid, "cmdline").trim_end().ends_with(arguments)
+        let line = text(*pid, "cmdline");
+        let has_them =
+            line.trim_end().ends_with(arguments) || line.contains(&format!(" {arguments} "));
+        has_them && parent_of(*pid) == Some(parent)
     })
 }
 

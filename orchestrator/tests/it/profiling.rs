@@ -1,5 +1,6 @@
 //! `--profile flame`: what a profiled run leaves, whatever ends it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::Command;
 
 use flate2::read::GzDecoder;
 use nix::sys::signal::Signal;
+use pprof::protos::{self, Message};
 use serde_json::Value;
 use walbench_profiles::sampler::Backend;
 use walbench_results::metrics_json::{PhaseFigures, ProfileFigures};
@@ -16,9 +18,13 @@ use crate::processes::{signal, until};
 use crate::server::Server;
 use crate::turns::together;
 
-/// A profiled run; where the kernel permits no samples, it must say so instead, which ends the test.
+/// A run that the kernel's sampler is to profile; where it permits no samples, it must say so instead,
+/// which ends the test.
 fn profiled(home: &Home, name: &str) -> Option<Walbench> {
-    let command = || home.run(SHORT_PLAN).on(Server::shared(), name).args(["--profile", "flame"]);
+    let command = || {
+        let command = home.run(SHORT_PLAN).on(Server::shared(), name).args(["--profile", "flame"]);
+        command.set("profiling.backend", "perf-event")
+    };
     if Backend::perf_event().is_ok() {
         return Some(command().set("profiling.rate_hz", "997"));
     }
@@ -37,6 +43,31 @@ fn gunzipped(path: &Path) -> Vec<u8> {
     let mut content = Vec::new();
     GzDecoder::new(File::open(path).unwrap()).read_to_end(&mut content).unwrap();
     content
+}
+
+/// CPU time in ns by function, with all that it calls, in a profile of pprof's format.
+fn by_function(path: &Path) -> BTreeMap<String, i64> {
+    let file = protos::Profile::decode(&gunzipped(path)[..]).unwrap();
+    let text = |number: i64| &*file.string_table[usize::try_from(number).unwrap()];
+    let names: BTreeMap<u64, &str> =
+        file.function.iter().map(|it| (it.id, text(it.name))).collect();
+    let functions = |location: &protos::Location| -> Vec<&str> {
+        location.line.iter().map(|line| names[&line.function_id]).collect()
+    };
+    let places: BTreeMap<u64, Vec<&str>> =
+        file.location.iter().map(|place| (place.id, functions(place))).collect();
+    let is_cpu =
+        |kind: &protos::ValueType| (text(kind.ty), text(kind.unit)) == ("cpu", "nanoseconds");
+    let value = file.sample_type.iter().position(is_cpu).unwrap();
+    let mut found = BTreeMap::new();
+    for sample in &file.sample {
+        let stack: BTreeSet<&str> =
+            sample.location_id.iter().flat_map(|id| places[id].clone()).collect();
+        for name in stack {
+            *found.entry(name.to_owned()).or_default() += sample.value[value];
+        }
+    }
+    found
 }
 
 /// How many of a flamegraph's boxes a browser marks when it is searched for a text, and what it says.
@@ -96,6 +127,10 @@ fn a_profile_of_each_process_is_written_and_adds_up() {
         }
         assert!(profile.files.iter().any(|file| file.ends_with("-warmup.folded")), "{profile:#?}");
     }
+    let functions = by_function(&folder.join(format!("profiles/{}-consumer-0.pb.gz", phase.name)));
+    let ns =
+        |part: &str| functions.iter().filter(|(name, _)| name.contains(part)).map(|it| *it.1).max();
+    assert!(ns("walbench_consumer::receiver").is_some_and(|ns| ns > 0), "{functions:#?}");
     let areas = &of_process(phase, "consumer-0").areas;
     let has = |name: &str| areas.iter().any(|area| area.area == name);
     assert!(has("read") && (has("decode") || has("encode")), "{areas:#?}");
@@ -220,6 +255,47 @@ fn a_killed_run_leaves_the_profiles_of_its_ended_phases() {
     assert!(fs::read_to_string(svg).unwrap().ends_with("</svg>"));
     // Its server's keeper removes it.
     until("the server's end", || entries(&home.servers()).is_empty().then_some(()));
+}
+
+/// Where the kernel permits nothing, workers sample themselves; whatever ends them, what they have told
+/// is there, and nothing else is left.
+#[test]
+fn a_worker_that_samples_itself_leaves_its_profile_and_nothing_else() {
+    let _turn = together();
+    let run = |home: &Home, name: &str| {
+        let command = home.run(SHORT_PLAN).on(Server::shared(), name);
+        let command = command.args(["--profile", "flame"]).set("profiling.backend", "pprof");
+        command.set("profiling.producers", "true").set("phases.0.target_throughput", "8000")
+    };
+    let home = Home::new();
+    run(&home, "own_flames").set("phases.0.duration_sec", "4").ended().with_code(0);
+    let metrics = home.metrics();
+    let phase = &metrics.phases[0];
+    assert_eq!(phase.profiles.len(), 2, "{:#?}", phase.profiles);
+    for process in ["consumer-0", "producer-0"] {
+        let profile = of_process(phase, process);
+        assert!(profile.backend == "pprof" && profile.quality.samples > 0, "{profile:#?}");
+        let svg = profile.files.iter().find(|file| file.ends_with(".svg")).unwrap();
+        assert!(fs::read_to_string(home.run_folder().join(svg)).unwrap().ends_with("</svg>"));
+    }
+    let environment = fs::read_to_string(home.run_folder().join("environment.json")).unwrap();
+    assert!(environment.contains("walsenders are not sampled"), "{environment}");
+    home.assert_clean();
+
+    for (name, victim, code) in [("own_killed", true, 4), ("own_interrupted", false, 130)] {
+        let home = Home::new();
+        let mut running = run(&home, name).set("phases.0.duration_sec", "60").start();
+        running.until_under_load();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        match victim {
+            true => signal(running.worker("consumer"), Signal::SIGKILL),
+            false => running.signal(Signal::SIGINT),
+        }
+        running.ended().with_code(code);
+        let metrics = home.metrics();
+        assert!(of_process(&metrics.phases[0], "consumer-0").quality.samples > 0, "{name}");
+        home.assert_clean();
+    }
 }
 
 #[test]

@@ -37,6 +37,14 @@ autovacuum = off
 max_wal_size = 2GB
 ";
 
+/// In the place of the C library's.
+const SLOW_DISK: &str = "
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <unistd.h>
+int fdatasync(int fd) { usleep(50000); return syscall(SYS_fdatasync, fd); }
+";
+
 /// A server with its guardian.
 pub(crate) struct Server {
     folder: PathBuf,
@@ -57,6 +65,22 @@ impl Server {
 
     /// A server with settings over ours.
     pub(crate) fn with(settings: &str) -> Self {
+        Self::start_with(settings, None)
+    }
+
+    /// A server whose disk takes 50 ms to say that something is written.
+    pub(crate) fn with_a_slow_disk() -> Self {
+        let folder = tempfile::Builder::new().prefix("wb-disk-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let [source, library] = ["slow.c", "slow.so"].map(|name| folder.path().join(name));
+        fs::write(&source, SLOW_DISK).unwrap();
+        let compiled =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+        assert!(compiled.unwrap().success());
+        Self::start_with("fsync = on\nwal_sync_method = fdatasync", Some(&library))
+    }
+
+    fn start_with(settings: &str, preload: Option<&Path>) -> Self {
         let folder = tempfile::Builder::new().prefix("wb-pg-").tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         let owner = owner();
@@ -83,6 +107,7 @@ impl Server {
         let file = folder.path().join("data/postgresql.auto.conf");
         fs::write(file, format!("{ours}\n{settings}\n")).unwrap();
         let guardian = as_owner(Path::new("/bin/sh"))
+            .envs(preload.map(|library| ("LD_PRELOAD", library)))
             .args(["-c", GUARDIAN, "guardian"])
             .args([binaries(), folder.path()])
             .stdin(Stdio::piped())

@@ -49,6 +49,7 @@ impl Session {
         let serving = tokio::spawn(serve(
             LinkReader::new(Box::new(reader)),
             LinkWriter::new(Box::new(writer)),
+            None,
         ));
         let (reader, writer) = ours.into_split();
         let (reader, writer) = (LinkReader::new(reader), LinkWriter::new(writer));

@@ -143,7 +143,11 @@ fn cpu(process: &ProcessShares) -> impl Iterator<Item = Figure> {
 fn write_errors(signals: &Signals) -> Option<Finding> {
     signals.short.as_ref()?;
     let errors = signals.errors.as_ref()?;
-    let finding = Finding::new(Cause::WriteErrors, errors.clone()).sure(Confidence::High);
+    let failed =
+        Figure::new("rows that failed after all attempts", errors.rows as f64, Unit::Count);
+    let finding = Finding::new(Cause::WriteErrors, errors.said.clone())
+        .sure(Confidence::High)
+        .because([failed.against(1.0)]);
     Some(finding.advise("see PostgreSQL's log and the errors by SQLSTATE in metrics.json"))
 }
 

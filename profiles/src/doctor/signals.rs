@@ -15,8 +15,8 @@ pub struct Signals {
     pub behind: Option<String>,
     /// What was held, in a sentence.
     pub held: String,
-    /// Failed rows and their errors, in a sentence.
-    pub errors: Option<String>,
+    /// What PostgreSQL refused, however often it was tried.
+    pub errors: Option<Errors>,
     /// Cores there are.
     pub cores: f64,
     /// Cores that all processes of the run used.
@@ -93,6 +93,15 @@ pub struct MachineShares {
     pub io_pressure: Option<f64>,
     /// Time in which the busiest disk was busy.
     pub disk_busy: f64,
+}
+
+/// What PostgreSQL refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors {
+    /// Rows that were given up on.
+    pub rows: u64,
+    /// They and their errors, in a sentence.
+    pub said: String,
 }
 
 /// Some of a number of equal places, on average.

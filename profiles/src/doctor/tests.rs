@@ -157,7 +157,8 @@ fn what_is_not_measured_fires_nothing() {
 
 #[test]
 fn refused_rows_are_the_reason_of_a_shortfall() {
-    let signals = Signals { errors: Some("30 rows failed".into()), ..short() };
+    let signals =
+        Signals { errors: Some(Errors { rows: 30, said: "30 rows failed".into() }), ..short() };
     assert_eq!(causes(&signals)[0], Cause::WriteErrors);
     assert!(!causes(&signals).contains(&Cause::HarnessBound));
 }

@@ -241,9 +241,12 @@ fn whole(number: u64) -> i64 {
 mod tests {
     use std::io::Read;
 
+    use ::pprof::protos::{self, Message as _};
+
     use super::*;
     use crate::formats::testing;
 
+    /// By the format's own schema, as another crate has it.
     #[test]
     fn what_is_written_is_read_back() {
         let title = Title {
@@ -255,14 +258,14 @@ mod tests {
         let written = pprof(&testing::profile(), &title).unwrap();
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&written[..]).read_to_end(&mut plain).unwrap();
-        let file = File::decode(&plain[..]).unwrap();
+        let file = protos::Profile::decode(&plain[..]).unwrap();
         let text = |number: i64| &*file.string_table[usize::try_from(number).unwrap()];
         let find = |id: u64| file.location.iter().find(|place| place.id == id).unwrap();
-        let name = |line: &Line| {
+        let name = |line: &protos::Line| {
             let function = file.function.iter().find(|f| f.id == line.function_id).unwrap();
             text(function.name)
         };
-        let stack = |sample: &Sample| -> Vec<&str> {
+        let stack = |sample: &protos::Sample| -> Vec<&str> {
             let places = sample.location_id.iter().map(|id| find(*id));
             places.flat_map(|place| place.line.iter().map(name)).collect()
         };
@@ -274,7 +277,7 @@ mod tests {
         assert_eq!(copied.value, [3, 300]);
         // Two functions at one address: one was inlined.
         assert_eq!((copied.location_id.len(), find(copied.location_id[0]).address), (3, 4));
-        let labels: Vec<_> = copied.label.iter().map(|l| (text(l.key), text(l.text))).collect();
+        let labels: Vec<_> = copied.label.iter().map(|l| (text(l.key), text(l.str))).collect();
         let wanted = [("phase", "steady"), ("window", "measured")];
         assert_eq!(labels[..2], wanted);
         assert_eq!(labels[2..], [("process", "consumer-0"), ("thread", "receiver")]);

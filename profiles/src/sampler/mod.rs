@@ -1,6 +1,8 @@
 //! Samples running processes: any that we may look into, each attached to from outside, so that
-//! sampling costs them nothing but the interrupts.
+//! sampling costs them nothing but the interrupts; and where that is not permitted, what processes of
+//! ours sample of themselves.
 
+pub mod own;
 mod perf_event;
 mod unwind;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use perf_event::{Events, Terms, Written, record};
 use unwind::Unwinding;
+use walbench_metrics::stacks::SampledStacks;
 
 use crate::modules;
 use crate::recording::Recording;
@@ -32,6 +35,8 @@ pub enum Backend {
         /// a process, and those samples are missing.
         kernel: bool,
     },
+    /// pprof: processes sample themselves, and hand over what they have.
+    Pprof,
 }
 
 impl std::fmt::Display for Backend {
@@ -42,6 +47,7 @@ impl std::fmt::Display for Backend {
             Self::PerfEventThreads { kernel: false } => {
                 "perf-event by thread, without the kernel's part"
             }
+            Self::Pprof => "pprof",
         })
     }
 }
@@ -103,25 +109,40 @@ impl std::fmt::Debug for Sampling {
 }
 
 impl Sampler {
-    /// Takes samples by `backend`, `rate_hz` for each second that a thread runs.
+    /// Takes samples by `backend`, `rate_hz` for each second that a thread runs; by pprof no more than
+    /// [`own::MOST_HZ`].
     ///
     /// # Errors
     ///
     /// The kernel does not permit it any more, or there is no thread for it.
     pub fn start(backend: Backend, rate_hz: u32) -> io::Result<Self> {
+        let rate_hz = match backend {
+            Backend::Pprof => rate_hz.min(own::MOST_HZ),
+            _ => rate_hz,
+        };
         let mut sampling = Sampling::default();
         if backend == Backend::PerfEventCpus {
             sampling.events.push((None, Events::of_the_machine(backend.terms(rate_hz))?));
         }
         let sampling = Arc::new(Mutex::new(sampling));
+        let mut sampler = Self { backend, rate_hz, sampling, stop: None, thread: None };
+        if backend != Backend::Pprof {
+            sampler.fetch_on()?;
+        }
+        Ok(sampler)
+    }
+
+    /// Fetches what the kernel writes, from now on.
+    fn fetch_on(&mut self) -> io::Result<()> {
         let (stop, stopped) = channel();
-        let fetched = Arc::clone(&sampling);
+        let fetched = Arc::clone(&self.sampling);
         let thread = std::thread::Builder::new().name("sampler".into()).spawn(move || {
             while stopped.recv_timeout(FETCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 lock(&fetched).fetch();
             }
         })?;
-        Ok(Self { backend, rate_hz, sampling, stop: Some(stop), thread: Some(thread) })
+        (self.stop, self.thread) = (Some(stop), Some(thread));
+        Ok(())
     }
 
     /// What takes the samples.
@@ -136,7 +157,8 @@ impl Sampler {
         self.rate_hz
     }
 
-    /// Begins to sample a process: all its threads, and those that they start.
+    /// Begins to sample a process: all its threads, and those that they start. One that samples itself
+    /// is to [`Self::add`] what it has.
     ///
     /// # Errors
     ///
@@ -145,9 +167,11 @@ impl Sampler {
         let mut recording = Recording { process: process.into(), pid, ..Recording::default() };
         modules::describe(&mut recording)?;
         let mut unwinding = Unwinding::new();
-        unwinding.learn(&recording.mappings);
+        if self.backend != Backend::Pprof {
+            unwinding.learn(&recording.mappings);
+        }
         let events = match self.backend {
-            Backend::PerfEventCpus => None,
+            Backend::PerfEventCpus | Backend::Pprof => None,
             Backend::PerfEventThreads { .. } => {
                 Some(Events::of_a_process(pid, self.backend.terms(self.rate_hz))?)
             }
@@ -156,6 +180,13 @@ impl Sampler {
         sampling.events.extend(events.map(|events| (Some(pid), events)));
         sampling.targets.insert(pid, Target { unwinding, recording });
         Ok(())
+    }
+
+    /// Adds what a process sampled of itself.
+    pub fn add(&self, pid: u32, own: SampledStacks) {
+        if let Some(target) = lock(&self.sampling).targets.get_mut(&pid) {
+            target.recording.add(own);
+        }
     }
 
     /// What was sampled since the last time, of every process that has been attached to. Those that

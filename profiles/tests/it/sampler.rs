@@ -52,6 +52,21 @@ fn profiled(backend: Backend, what: &str) -> (Profile, Recording) {
     (profile, recording)
 }
 
+/// The profile of a burner that samples itself.
+fn profiled_by_itself(what: &str) -> Profile {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let sampler = Sampler::start(Backend::Pprof, RATE_HZ).unwrap();
+    let mut burner = Burner::start(what);
+    let stacks = serde_json::from_str(&burner.said()).unwrap();
+    sampler.attach(what, burner.pid()).unwrap();
+    sampler.add(burner.pid(), stacks);
+    let recordings = sampler.take();
+    let cpu_us = ProcessMeter::open(burner.pid()).unwrap().read().unwrap().cpu_us;
+    let rate_hz = sampler.rate_hz();
+    assert!(rate_hz < RATE_HZ, "{rate_hz}");
+    Profile::of(&recordings, (0, i64::MAX), cpu_us * 1_000, rate_hz, &mut Symbols::default())
+}
+
 /// The share of samples in whose stack a function is, in percent.
 fn share(profile: &Profile, function: &str) -> f64 {
     let has = |name: &str| name.ends_with(function);
@@ -99,6 +114,37 @@ fn inlined_functions_have_their_true_shares() {
         let (profile, _) = profiled(backend, "inlined");
         assert_eq!(profile.quality.flaw(), None, "{backend}: {:?}", profile.quality);
         assert_shares(&profile, ["inlined_seven", "inlined_three"]);
+    }
+}
+
+#[test]
+fn a_process_that_samples_itself_finds_true_shares_of_whole_stacks() {
+    let profile = profiled_by_itself("own-apart");
+    let quality = profile.quality;
+    assert_eq!(quality.flaw(), None, "{quality:?}");
+    assert_shares(&profile, ["::apart_seven", "::apart_three"]);
+    assert!(quality.share(quality.truncated) < 0.05, "{quality:?} {:#?}", profile.stacks);
+    let of_other = profile.stacks.iter().filter(|stack| stack.thread == "other");
+    let of_other = quality.share(of_other.map(|stack| stack.samples).sum());
+    assert!((of_other - 0.5).abs() < 0.1, "{of_other}");
+}
+
+/// pprof by itself puts all of both where it first saw one of them.
+#[test]
+fn a_process_that_samples_itself_tells_inlined_functions_apart() {
+    let profile = profiled_by_itself("own-inlined");
+    assert_eq!(profile.quality.flaw(), None, "{:?}", profile.quality);
+    assert_shares(&profile, ["inlined_seven", "inlined_three"]);
+}
+
+/// The unwinder, built within the allocator by the first signal that comes there, would wait for ever.
+#[test]
+fn no_process_hangs_that_samples_itself_while_it_allocates() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for start in 0..150 {
+        let burner = Burner::start("own-allocating");
+        let said = burner.said_within(PATIENCE);
+        assert!(said.is_some_and(|samples| samples != "0"), "start {start} hangs");
     }
 }
 
