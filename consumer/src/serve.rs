@@ -9,7 +9,7 @@ use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{ConsumerSample, Sample};
-use walbench_metrics::stacks::{OwnSampler, take_stacks};
+use walbench_metrics::stacks::{OwnSampler, OwnStacks, SampledStacks};
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
@@ -161,7 +161,7 @@ struct Follower {
     plan: Plan,
     flusher: Arc<Flusher>,
     receiver: Ended,
-    sampler: Option<Box<dyn OwnSampler>>,
+    stacks: OwnStacks,
     phase: u32,
     cuts: Option<Cuts>,
 }
@@ -207,7 +207,8 @@ impl Follower {
         for note in notes {
             eprintln!("note: {note}");
         }
-        Ok(Self { plan, flusher, receiver: ended, sampler, phase: 0, cuts: None })
+        let stacks = OwnStacks::of(sampler);
+        Ok(Self { plan, flusher, receiver: ended, stacks, phase: 0, cuts: None })
     }
 
     async fn follow(
@@ -259,22 +260,17 @@ impl Follower {
         let between = self.flusher.sample(phase, cuts.window_at(start_us));
         let has_rows = |s: &ConsumerSample| s.counts.received_rows + s.counts.rows > 0;
         send(between.into_iter().filter(has_rows), writer).await?;
-        // What it ran between the phases belongs to neither.
-        take_stacks(&mut self.sampler);
+        self.stacks.begin(cuts.window_at(start_us));
         self.phase = phase;
         self.cuts = Some(cuts);
         Ok(())
     }
 
     async fn sample(&mut self, writer: &mut WorkerWriter) -> Result<(), LinkError> {
-        let stacks = take_stacks(&mut self.sampler);
         let now_us = self.flusher.now_us();
         let window = self.cuts.map_or(Window::Drain, |cuts| cuts.window_at(now_us));
-        send(self.flusher.sample(self.phase, window), writer).await?;
-        match stacks {
-            Some(stacks) => writer.send(&Out::Stacks(stacks)).await,
-            None => Ok(()),
-        }
+        send_stacks(self.stacks.until(window), writer).await?;
+        send(self.flusher.sample(self.phase, window), writer).await
     }
 
     async fn finish_phase(
@@ -284,6 +280,7 @@ impl Follower {
     ) -> Result<(), LinkError> {
         self.flusher.ask_to_cut();
         self.sample(writer).await?;
+        send_stacks(self.stacks.end(), writer).await?;
         self.cuts = None;
         writer.send(&Out::Finished { phase: finish.phase }).await
     }
@@ -295,6 +292,16 @@ impl Follower {
         self.sample(writer).await?;
         writer.send(&Out::Done(delivered)).await?;
         Ok(())
+    }
+}
+
+async fn send_stacks(
+    stacks: Option<SampledStacks>,
+    writer: &mut WorkerWriter,
+) -> Result<(), LinkError> {
+    match stacks {
+        Some(stacks) => writer.send(&Out::Stacks(stacks)).await,
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
-use walbench_metrics::stacks::{OwnSampler, take_stacks};
+use walbench_metrics::stacks::{OwnSampler, OwnStacks, SampledStacks};
 use walbench_metrics::{Failure, Window, clock};
 
 use crate::connection::Event;
@@ -80,7 +80,7 @@ struct Server {
     stopping: bool,
     events: UnboundedReceiver<Event>,
     events_in: UnboundedSender<Event>,
-    sampler: Option<Box<dyn OwnSampler>>,
+    stacks: OwnStacks,
 }
 
 /// The phase under way.
@@ -106,7 +106,7 @@ impl Server {
             stopping: false,
             events,
             events_in,
-            sampler,
+            stacks: OwnStacks::of(sampler),
         }
     }
 
@@ -196,8 +196,7 @@ impl Server {
         let Some(run) = crew.run(at) else {
             return Err(unexpected("Start of a phase that is not in the plan").into());
         };
-        // What it ran between the phases belongs to neither.
-        take_stacks(&mut self.sampler);
+        self.stacks.begin(run.cuts().window_at(0));
         for connection in &self.connections {
             // A connection that has ended says why itself.
             _ = connection.send(Arc::clone(&run));
@@ -235,6 +234,8 @@ impl Server {
         let Some(mut running) = self.running.take_if(over) else { return Ok(false) };
         let now_us = running.elapsed_us();
         self.sample(&mut running, now_us).await?;
+        let stacks = self.stacks.end();
+        self.send_stacks(stacks).await?;
         self.send(FromWorker::Finished { phase: running.run.at.phase }).await?;
         if self.stopping { self.stop().await } else { Ok(false) }
     }
@@ -289,7 +290,14 @@ impl Server {
                 self.writer.send::<FromWorker<Done>>(&message).await?;
             }
         }
-        if let Some(stacks) = take_stacks(&mut self.sampler) {
+        let stacks = self.stacks.until(run.cuts().window_at(until_us));
+        self.send_stacks(stacks).await
+    }
+}
+
+impl Server {
+    async fn send_stacks(&mut self, stacks: Option<SampledStacks>) -> Result<(), End> {
+        if let Some(stacks) = stacks {
             self.send(FromWorker::Stacks(stacks)).await?;
         }
         Ok(())

@@ -286,7 +286,8 @@ fn a_worker_that_samples_itself_leaves_its_profile_and_nothing_else() {
         let home = Home::new();
         let mut running = run(&home, name).set("phases.0.duration_sec", "60").start();
         running.until_under_load();
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        // It hands over what it has each five seconds.
+        std::thread::sleep(std::time::Duration::from_secs(7));
         match victim {
             true => signal(running.worker("consumer"), Signal::SIGKILL),
             false => running.signal(Signal::SIGINT),
