@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerCounts, Lag, StreamPosition};
 use walbench_metrics::{Failure, Timing, Window};
@@ -21,7 +22,7 @@ use crate::source::Source;
 use crate::thread::{Ended, StartError, Started, Task, start};
 
 /// What to follow, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Following {
     /// The database.
     pub address: PostgresAddress,
@@ -35,6 +36,14 @@ pub struct Following {
     pub clickhouse: Option<(ClickhouseAddress, Clickhouse)>,
     /// Ends once everything before this position is received.
     pub until_lsn: Option<u64>,
+}
+
+impl Following {
+    /// What ClickHouse knows its writer by. A slot is followed by one at a time.
+    pub(crate) fn writer(&self) -> String {
+        let Self { address, slot, .. } = self;
+        format!("{:?}:{}/{:?}/{slot}", address.host, address.port, address.dbname)
+    }
 }
 
 /// A consumer that follows.
@@ -83,24 +92,32 @@ impl Follow {
         exported: Option<Exported>,
         news: News,
     ) -> Result<Self, StartError> {
-        let Following { address, publication, slot, consumer, clickhouse, until_lsn } = following;
-        let sink = match clickhouse {
-            None => Sink::mock(&consumer).map_err(StartError::usage)?,
+        let sink = match &following.clickhouse {
+            None => Sink::mock(&following.consumer).map_err(StartError::usage)?,
             Some((clickhouse, plan)) => {
-                // A slot is followed by one at a time.
-                let writer =
-                    format!("{:?}:{}/{:?}/{slot}", address.host, address.port, address.dbname);
-                Sink::clickhouse(&clickhouse, &plan, &writer).await?
+                Sink::clickhouse(clickhouse, plan, &following.writer()).await?
             }
         };
+        Self::into_sink(following, sink, exported, true, news).await
+    }
+
+    /// The same, into that sink.
+    pub(crate) async fn into_sink(
+        following: Following,
+        sink: Sink,
+        exported: Option<Exported>,
+        confirms: bool,
+        news: News,
+    ) -> Result<Self, StartError> {
+        let Following { address, publication, slot, consumer, until_lsn, .. } = following;
         let recorder = Recorder::new("follow".into(), consumer.record_timings, wall_us());
         let flusher = Flusher::new(sink, recorder, 0, news)
             .map_err(|e| Failure::new("a socket pair can't be made").caused_by(&e))?;
         let application_name = "walbench follow".into();
         let source = Source { address, application_name, slot, publication };
         let until_lsn = until_lsn.unwrap_or(u64::MAX);
-        let (run, server_correction_us) = (0, 0);
-        let task = Task { source, plan: consumer, run, server_correction_us, until_lsn, exported };
+        let (run, server_correction_us, plan) = (0, 0, consumer);
+        let task = Task { source, plan, run, server_correction_us, until_lsn, exported, confirms };
         let Started { notes, copying, ended } = start(task, flusher.clone()).await?;
         Ok(Self { flusher, ended, notes, copying, total: Total::default() })
     }

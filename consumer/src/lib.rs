@@ -11,7 +11,7 @@
 //! costs no allocation and one copy. What is done with what arrives is decided by the state machine
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
 //! running stream, `flusher` the way to the sink, `news` what of all that is said. [`copy`] brings the rows that were there before the
-//! stream. [`verify`] proves that everything arrived.
+//! stream. [`verify`] proves that everything arrived. `ceiling` is how fast each part can be.
 
 pub mod catalogue;
 pub mod clickhouse;
@@ -43,7 +43,7 @@ mod thread;
 mod vitals;
 mod waker;
 
-pub use ceiling::{Ceiling, Reading, ceiling};
+pub use ceiling::{BareRead, Measure, Reading, cpu_us, measure, read_bare};
 pub use delivery::Delivered;
 pub use follow::{Follow, Following, Recent, Total};
 pub use news::{News, saying};

@@ -48,6 +48,7 @@ pub(crate) struct Receiver {
     before: Option<Reconnecting>,
     resumed_lsn: u64,
     until_lsn: u64,
+    confirms: bool,
     read: Read,
 }
 
@@ -121,6 +122,7 @@ impl Receiver {
             before: None,
             resumed_lsn: 0,
             until_lsn: u64::MAX,
+            confirms: true,
             read: Read::default(),
         }
     }
@@ -148,6 +150,11 @@ impl Receiver {
     /// Ends by itself once everything before this position was received.
     pub(crate) fn with_end(self, until_lsn: u64) -> Self {
         Self { until_lsn, ..self }
+    }
+
+    /// Whether PostgreSQL is told what is durable.
+    pub(crate) fn with_confirmations(self, confirms: bool) -> Self {
+        Self { confirms, ..self }
     }
 
     /// Receives until asked to stop, or to the end that was set.
@@ -217,7 +224,7 @@ impl Receiver {
         self.flush()?;
         self.tell_recorder(0);
         self.read.durable = Some(Instant::now());
-        let status = self.machine.status_now(Instant::now());
+        let status = self.machine.status_now(Instant::now()).that_confirms(self.confirms);
         if let Link::Up(mut connection) = self.link {
             // A connection that is lost now has nothing more to bring.
             let _ = send(&mut connection, status, self.flusher.now_us(), false);
@@ -278,6 +285,7 @@ impl Receiver {
             None if silence == Silence::Short => {}
             status => {
                 let status = status.unwrap_or_else(|| self.machine.status_now(now));
+                let status = status.that_confirms(self.confirms);
                 send(connection, status, self.flusher.now_us(), silence == Silence::Long)?;
             }
         }

@@ -201,6 +201,7 @@ impl Follower {
             server_correction_us: prepare.server_correction_us,
             until_lsn: u64::MAX,
             exported: None,
+            confirms: true,
         };
         let started = thread::start(task, flusher.clone()).await;
         let Started { notes, ended, .. } = started.map_err(|error| error.failure)?;

@@ -13,6 +13,7 @@ use crate::catalogue::Catalogue;
 use crate::copy::{Copy, CopyEnd, Exported, Progress};
 use crate::delivery::Delivered;
 use crate::flusher::Flusher;
+use crate::news::News;
 use crate::receiver::{Read, Receiver};
 use crate::reconnect::{CONNECTION, Reconnecting};
 use crate::replication::{Connection, ReplicationError};
@@ -40,6 +41,9 @@ pub(crate) struct Task {
     pub until_lsn: u64,
     /// The snapshot of the slot's start, if the slot was made for this.
     pub exported: Option<Exported>,
+    /// Whether PostgreSQL is told what is durable; a slot of which nothing is confirmed brings all of
+    /// it again.
+    pub confirms: bool,
 }
 
 /// A thread that has begun.
@@ -148,9 +152,9 @@ impl Prepared {
 }
 
 fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>), StartError> {
-    let Task { source, plan, run, server_correction_us, until_lsn, exported } = task;
+    let Task { source, plan, run, server_correction_us, until_lsn, exported, confirms } = task;
     let policy = Policy::from(&plan);
-    let mut opened = open(&source, &plan, &flusher)?;
+    let mut opened = open(&source, &plan, &flusher.news)?;
     let mut notes: Vec<_> =
         opened.catalogue.tables(policy).iter().filter_map(Table::notes).collect();
     let copy = match plan.initial_copy {
@@ -164,6 +168,7 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
         plan,
         writing,
         until_lsn,
+        confirms,
         flusher,
         catalogue,
         terms,
@@ -185,7 +190,7 @@ fn prepare(task: Task, flusher: Arc<Flusher>) -> Result<(Prepared, Vec<String>),
 
 /// Connects. Who held the slot before and crashed may hold it still: PostgreSQL takes a moment to
 /// notice.
-fn open(source: &Source, plan: &Consumer, flusher: &Flusher) -> Result<Opened, StartError> {
+pub(crate) fn open(source: &Source, plan: &Consumer, news: &News) -> Result<Opened, StartError> {
     let patience = SLOT_PATIENCE.min(Duration::from_secs_f64(plan.reconnect_sec));
     let deadline = Instant::now() + patience;
     let mut is_told = false;
@@ -199,7 +204,7 @@ fn open(source: &Source, plan: &Consumer, flusher: &Flusher) -> Result<Opened, S
         }
         if !std::mem::replace(&mut is_told, true) {
             let (seconds, reason) = (patience.as_secs_f64(), error.failure.line());
-            flusher.news.tell(format!("waiting for the slot, up to {seconds} s: {reason}"));
+            news.tell(format!("waiting for the slot, up to {seconds} s: {reason}"));
         }
         std::thread::sleep(SLOT_INTERVAL);
     }
@@ -211,6 +216,7 @@ struct Streaming {
     plan: Consumer,
     writing: Writing,
     until_lsn: u64,
+    confirms: bool,
     flusher: Arc<Flusher>,
     catalogue: Catalogue,
     terms: Terms,
@@ -256,7 +262,7 @@ impl Streaming {
 
     /// Takes over a connection whose stream was started.
     fn receiver(self, connection: Connection) -> Receiver {
-        let Self { source, plan, writing, until_lsn, flusher, .. } = self;
+        let Self { source, plan, writing, until_lsn, confirms, flusher, .. } = self;
         let (catalogue, terms) = (self.catalogue, self.terms);
         let (confirmed_lsn, silence_limit) = (self.confirmed_lsn, self.silence_limit);
         let settings = Settings {
@@ -285,5 +291,6 @@ impl Streaming {
             .with_patience(Duration::from_secs_f64(plan.reconnect_sec))
             .with_eager_reads(plan.eager_reads)
             .with_end(until_lsn)
+            .with_confirmations(confirms)
     }
 }

@@ -1,5 +1,6 @@
 //! What happened: the measurements of a run, and how they travel between walbench's processes.
 //!
+//! - [`ceiling`]: what each part of the pipeline can do by itself.
 //! - [`clock`]: wall-clock microseconds and the measured offset between two clocks.
 //! - [`cuts`]: when samples are cut.
 //! - [`timing`]: an HDR histogram with fixed bounds that merges and serialises whole.
@@ -14,6 +15,7 @@
 //!
 //! This crate knows nothing of plans, databases or files.
 
+pub mod ceiling;
 pub mod clock;
 pub mod cuts;
 pub mod failure;

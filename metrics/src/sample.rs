@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Timing;
-use crate::vitals::{ConsumerVitals, MachineUse, Scheduling, Waits};
+use crate::vitals::{ConsumerVitals, MachineUse, Scheduling, TcpUse, Waits};
 
 /// The part of a phase that something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -309,6 +309,10 @@ pub struct ResourceSample {
     /// those that carry out a statement.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub waits: BTreeMap<String, Waits>,
+    /// The ends of the replication connections over TCP that are on this machine, as the doctor saw
+    /// them, by the process that has them: `walsender-0`, `consumer-0`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, TcpUse>,
 }
 
 /// What a process is to the pipeline.

@@ -232,6 +232,53 @@ impl Waits {
     }
 }
 
+/// What one end of a replication connection over TCP did in an interval, as the kernel counts it.
+/// Source: `struct tcp_info` of Linux's `linux/tcp.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TcpUse {
+    /// Time that passed, in µs.
+    pub passed_us: u64,
+    /// Its estimate of the way there and back, in µs.
+    pub round_trip_us: Gauge,
+    /// Bytes that the other end has acknowledged.
+    pub acknowledged_bytes: u64,
+    /// Segments with data that it sent.
+    pub sent_segments: u64,
+    /// Segments that it sent again.
+    pub retransmits: u64,
+    /// Time in which it had data that were not acknowledged, in µs.
+    pub busy_us: u64,
+    /// Part of that in which the other end had no room for more.
+    pub window_limited_us: u64,
+    /// Part of that in which its own buffer had none.
+    pub buffer_limited_us: u64,
+}
+
+impl TcpUse {
+    /// Adds a later interval.
+    pub fn merge(&mut self, later: &Self) {
+        let Self {
+            passed_us,
+            round_trip_us,
+            acknowledged_bytes,
+            sent_segments,
+            retransmits,
+            busy_us,
+            window_limited_us,
+            buffer_limited_us,
+        } = later;
+        self.passed_us += passed_us;
+        self.round_trip_us.merge(round_trip_us);
+        self.acknowledged_bytes += acknowledged_bytes;
+        self.sent_segments += sent_segments;
+        self.retransmits += retransmits;
+        self.busy_us += busy_us;
+        self.window_limited_us += window_limited_us;
+        self.buffer_limited_us += buffer_limited_us;
+    }
+}
+
 /// How the machine spent an interval. Source: proc(5), `/proc/stat`, `/proc/pressure`,
 /// `/proc/diskstats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -316,7 +316,7 @@ fn command(address: &PostgresAddress, loaded: &Loaded, transport: &str, reader: 
     let mut command = Command::new(env!("CARGO_BIN_EXE_walbench"));
     let more: &[&str] = match READERS[reader] {
         "bare, eager" => &["ceiling", "--eager"],
-        "bare, coalescing" => &["ceiling"],
+        "bare, coalescing" => &["ceiling", "--late"],
         "follow, discard" => &["follow", "--mock-clickhouse", "--mock-level=discard"],
         "follow, as text" => &["follow", "--mock-clickhouse", "--set=consumer.column_format=text"],
         _ => &["follow", "--mock-clickhouse", "--mock-level=encode"],

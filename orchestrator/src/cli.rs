@@ -23,6 +23,14 @@ Examples:
 
 A slot that follow makes stays, and keeps WAL until it is dropped; --drop-slot drops it at the end.";
 
+const CEILING_EXAMPLES: &str = "\
+Examples:
+  walbench ceiling --postgres postgres://me@localhost/app --publication p --slot s
+  walbench ceiling … --clickhouse http://localhost:8123        and what ClickHouse takes
+  walbench ceiling … --eager --json                            one reader alone, once
+
+Nothing is confirmed: the slot stays where it is.";
+
 const FLAME_DIFF_EXAMPLES: &str = "\
 Examples:
   walbench flame-diff runs/20260101T120000Z-cpu-only runs/20260101T130000Z-cpu-only
@@ -71,7 +79,8 @@ pub(crate) enum Command {
     /// Prove that everything arrived: compare a publication's tables with ClickHouse's, row by row
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
-    /// Read a slot's stream and do nothing with it: how fast the server can send
+    /// What the parts of a pipeline can do by themselves: a slot's walsender, the consumer, the sink
+    #[command(after_help = CEILING_EXAMPLES)]
     Ceiling(CeilingArgs),
     /// What changed between two profiled runs: CPU time for each row, function by function
     #[command(after_help = FLAME_DIFF_EXAMPLES)]
@@ -112,6 +121,7 @@ pub(crate) enum WorkerRole {
     Postgres,
     Clickhouse,
     Mock,
+    Ceiling,
 }
 
 /// What a private ClickHouse is made of.
@@ -195,6 +205,9 @@ pub(crate) struct PlanArgs {
     /// both, or none [default: doctor]
     #[arg(long, value_name = "TOOL")]
     pub(crate) profile: Option<String>,
+    /// End with what the walsenders, the consumers and the sink can do by themselves
+    #[arg(long)]
+    pub(crate) ceiling: bool,
     /// Folder that holds one folder a run
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -348,9 +361,24 @@ impl FollowArgs {
 pub(crate) struct CeilingArgs {
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
-    /// Read as soon as there is anything, instead of late and large
-    #[arg(long)]
+    /// Rounds, in each of which all have a turn
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Also the sink: HTTP URL of a ClickHouse, in a database of its own that is dropped at the end
+    #[arg(long, value_name = "URL")]
+    pub(crate) clickhouse: Option<String>,
+    /// Also the sink: the mock
+    #[arg(long, conflicts_with = "clickhouse")]
+    pub(crate) mock_clickhouse: bool,
+    /// How much of a flush the mock does: encode, or http
+    #[arg(long, value_name = "LEVEL", requires = "mock_clickhouse")]
+    pub(crate) mock_level: Option<String>,
+    /// Only a bare reader, once, that reads as soon as there is anything
+    #[arg(long, conflicts_with_all = ["rounds", "clickhouse", "mock_clickhouse"])]
     pub(crate) eager: bool,
+    /// Only a bare reader, once, that reads late and large
+    #[arg(long, conflicts_with_all = ["rounds", "clickhouse", "mock_clickhouse", "eager"])]
+    pub(crate) late: bool,
 }
 
 #[cfg(test)]

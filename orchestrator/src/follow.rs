@@ -1,17 +1,14 @@
-//! `walbench follow` and `walbench ceiling`: a consumer by itself, on a database and publication
-//! that exist.
+//! `walbench follow`: a consumer by itself, on a database and publication that exist.
 
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Usage, UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use walbench_consumer::clickhouse::Description;
 use walbench_consumer::copy::{Copying, Exported, check_no_state};
 use walbench_consumer::replication::{Connection, CreateSlot, Slot, lsn_text, parse_lsn};
 use walbench_consumer::{
-    Ceiling, Follow, Following, News, Reading, Recent, SlotTrouble, StartError, Total, ceiling,
-    saying,
+    Follow, Following, News, Recent, SlotTrouble, StartError, Total, cpu_us, saying,
 };
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::{Failure, Timing};
@@ -22,7 +19,7 @@ use walbench_phases::{Env, Override, Plan, Source, load};
 use crate::address::{given_address, given_clickhouse};
 use walbench_results::count;
 
-use crate::cli::{CeilingArgs, FollowArgs, StreamArgs};
+use crate::cli::{FollowArgs, StreamArgs};
 use crate::clickhouse::mock::MockClickHouse;
 use crate::ending::{self, Ending};
 use crate::plan::set_overrides;
@@ -43,7 +40,8 @@ pub(crate) async fn follow(args: &FollowArgs) -> Result<u8, Ending> {
 }
 
 async fn follow_saying(args: &FollowArgs, news: News) -> Result<u8, Ending> {
-    let mut following = following(&args.stream, &follow_overrides(args))?;
+    let until_lsn = args.stream.until_lsn.as_deref();
+    let mut following = following(&args.stream, until_lsn, &follow_overrides(args))?;
     let plan = plan(&args.stream.set, &follow_overrides(args))?;
     let mut mock = None;
     let address = match &args.clickhouse {
@@ -226,36 +224,6 @@ pub(crate) async fn signalled(interrupt: &mut Signal, terminate: &mut Signal) ->
     }
 }
 
-/// `walbench ceiling`.
-pub(crate) fn ceiling_of(args: &CeilingArgs) -> Result<u8, Ending> {
-    let following = following(&args.stream, &[])?;
-    if following.until_lsn.is_none() {
-        let failure = Failure::new("a bare reader needs an end");
-        return Err(Ending::usage(failure.hint("--until-lsn current is where the WAL ends now")));
-    }
-    let reading = if args.eager { Reading::Eager } else { Reading::Coalescing };
-    let read = ceiling(&following, reading).map_err(start_failed)?;
-    let Ceiling { rows, bytes, reads, reading } = read;
-    let seconds = reading.as_secs_f64();
-    let used = used();
-    if args.stream.json {
-        return ending::print(&format!(
-            "{}\n",
-            json!({
-                "rows": rows, "bytes": bytes, "reads": reads, "seconds": seconds,
-                "rows_per_s": per(rows as f64, seconds),
-                "cpu_us_per_row": per(used.cpu_us, rows as f64),
-                "max_rss_bytes": used.max_rss_bytes,
-            })
-        ));
-    }
-    ending::print(&format!(
-        "{rows} rows, {bytes} bytes in {seconds:.3} s: {:.0} rows/s, {:.2} µs of CPU a row, {reads} reads\n",
-        per(rows as f64, seconds).unwrap_or_default(),
-        per(used.cpu_us, rows as f64).unwrap_or_default(),
-    ))
-}
-
 /// What flags of `walbench follow` say of the plan.
 fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
     let state = args.copy_state.as_ref().map(|path| path.display().to_string());
@@ -271,9 +239,14 @@ fn follow_overrides(args: &FollowArgs) -> Vec<Override> {
     set.collect()
 }
 
-fn following(args: &StreamArgs, flags: &[Override]) -> Result<Following, Ending> {
+/// What is to be followed, up to a position or to where the WAL ends now.
+pub(crate) fn following(
+    args: &StreamArgs,
+    until_lsn: Option<&str>,
+    flags: &[Override],
+) -> Result<Following, Ending> {
     let address = given_address("--postgres", &args.postgres).map_err(Ending::usage)?;
-    let until_lsn = match args.until_lsn.as_deref() {
+    let until_lsn = match until_lsn {
         None => None,
         Some("current") => Some(current_lsn(&address).map_err(start_failed)?),
         Some(text) => Some(parse_lsn(text).ok_or_else(|| {
@@ -408,21 +381,13 @@ pub(crate) fn start_failed(error: StartError) -> Ending {
 
 /// What this process has used.
 #[derive(Clone, Copy, Debug)]
-struct Used {
-    cpu_us: f64,
-    max_rss_bytes: u64,
+pub(crate) struct Used {
+    pub(crate) cpu_us: f64,
+    pub(crate) max_rss_bytes: u64,
 }
 
-fn used() -> Used {
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    let cpu_us = |usage: &Usage| {
-        let (user, system) = (usage.user_time(), usage.system_time());
-        (user.tv_sec() + system.tv_sec()) as f64 * 1e6 + (user.tv_usec() + system.tv_usec()) as f64
-    };
-    Used {
-        cpu_us: usage.as_ref().map_or(0.0, cpu_us),
-        max_rss_bytes: peak_memory_bytes().unwrap_or_default(),
-    }
+pub(crate) fn used() -> Used {
+    Used { cpu_us: cpu_us() as f64, max_rss_bytes: peak_memory_bytes().unwrap_or_default() }
 }
 
 /// Most memory that was resident (proc(5), `VmHWM`). What getrusage says is at least what the
@@ -433,7 +398,7 @@ fn peak_memory_bytes() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-fn per(of: f64, by: f64) -> Option<f64> {
+pub(crate) fn per(of: f64, by: f64) -> Option<f64> {
     (by > 0.0).then_some(of / by)
 }
 

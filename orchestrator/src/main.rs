@@ -13,6 +13,7 @@
 //! RowBinary.
 
 mod address;
+mod ceiling;
 mod clean;
 mod cli;
 mod clickhouse;
@@ -74,7 +75,10 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         }
         Command::Verify(args) => runtime(2)?.block_on(verify::verify_tables(&args)),
         Command::FlameDiff(args) => flame_diff::flame_diff(&args),
-        Command::Ceiling(args) => follow::ceiling_of(&args),
+        Command::Ceiling(args) => {
+            abort_on_panic();
+            runtime(2)?.block_on(ceiling::ceiling(&args))
+        }
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
@@ -99,7 +103,7 @@ fn serve(role: WorkerRole, stdio: bool, pprof_hz: Option<u32>) -> Result<u8, End
     let pprof = pprof_hz.map(Pprof::prepare).transpose().map_err(Ending::component)?;
     let (sampler, folder) = pprof.map(|pprof| (pprof.sampler, pprof.folder)).unzip();
     let threads = match role {
-        WorkerRole::Consumer | WorkerRole::Clickhouse | WorkerRole::Mock => 2,
+        WorkerRole::Consumer | WorkerRole::Clickhouse | WorkerRole::Mock | WorkerRole::Ceiling => 2,
         WorkerRole::Producer | WorkerRole::Postgres => 1,
     };
     let served = runtime(threads)?.block_on(async {
@@ -111,6 +115,7 @@ fn serve(role: WorkerRole, stdio: bool, pprof_hz: Option<u32>) -> Result<u8, End
             WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
             WorkerRole::Clickhouse => clickhouse::keeper::serve(reader, writer).await,
             WorkerRole::Mock => clickhouse::mock_worker::serve(reader, writer).await,
+            WorkerRole::Ceiling => ceiling::worker::serve(reader, writer).await,
         }
     });
     drop(folder);

@@ -45,6 +45,7 @@ fn overrides(args: &PlanArgs) -> Result<Vec<Override>, Ending> {
     flag("phases.*.duration_sec", args.duration.as_deref(), "duration");
     flag("producer.processes", args.workers.as_deref(), "workers");
     flag("profiling.tool", args.profile.as_deref(), "profile");
+    flag("profiling.ceiling", args.ceiling.then_some("true"), "ceiling");
     let output = args.output.as_ref().map(|path| path.display().to_string());
     flag("output.dir", output.as_deref(), "output");
     if args.mock_clickhouse {

@@ -47,6 +47,9 @@ pub(crate) const CLICKHOUSE_KEEPER: &str = "clickhouse";
 /// The role of a mock ClickHouse server.
 pub(crate) const MOCK_CLICKHOUSE: &str = "mock";
 
+/// The role of the process that measures ceilings.
+pub(crate) const CEILING: &str = "ceiling";
+
 /// Our side of a worker.
 pub(crate) struct Worker {
     /// `producer-0`, `consumer-0`, `postgres`.

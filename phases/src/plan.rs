@@ -731,6 +731,10 @@ pub struct Profiling {
     /// Whether the slots' walsenders are sampled as well, if they run on this machine and we may look
     /// into them.
     pub walsenders: bool,
+    /// Whether the run ends with what its parts can do by themselves: the walsenders, the consumers and
+    /// the sink, with the run's own first rows. A second slot for each consumer holds the run's WAL
+    /// until then.
+    pub ceiling: bool,
 }
 
 impl Default for Profiling {
@@ -741,6 +745,7 @@ impl Default for Profiling {
             rate_hz: 499,
             producers: false,
             walsenders: true,
+            ceiling: false,
         }
     }
 }

@@ -4,6 +4,7 @@ use walbench_phases::Plan;
 use walbench_phases::plan::{ClickhouseMode, MockLevel, SynchronousCommit};
 use walbench_profiles::doctor::findings;
 
+use crate::ceilings::CeilingFigures;
 use crate::environment::Environment;
 use crate::human;
 use crate::limit::{Component, Limit};
@@ -25,8 +26,9 @@ pub fn metrics(
     environment: &Environment,
 ) -> Metrics {
     let verification = verify(plan, outcome);
+    let ceiling = outcome.ceilings.as_ref().and_then(CeilingFigures::of);
     let (phases, thresholds): (Vec<_>, Vec<_>) = sources(plan, tally, outcome)
-        .map(|source| judged_phase(source, environment, &verification))
+        .map(|source| judged_phase(source, environment, ceiling.as_ref(), &verification))
         .unzip();
     let (verdict, reasons) = verdict::run(plan, outcome, &phases, &verification);
     Metrics {
@@ -43,6 +45,7 @@ pub fn metrics(
         failure: outcome.failure.clone(),
         notes: notes(plan, tally, environment, &phases),
         phases,
+        ceiling,
         verification,
         thresholds: thresholds.concat(),
     }
@@ -70,10 +73,14 @@ fn source<'a>(
 fn judged_phase(
     source: PhaseSource<'_>,
     environment: &Environment,
+    ceiling: Option<&CeilingFigures>,
     verification: &Verification,
 ) -> (PhaseFigures, Vec<ThresholdResult>) {
     let PhaseSource { plan, outcome, .. } = source;
     let mut figures = source.figures();
+    if let Some((ceiling, rows_per_sec)) = ceiling.zip(figures.consumer.throughput) {
+        figures.ceiling_shares = ceiling.shares(rows_per_sec);
+    }
     let signals = signals(source, &figures, environment);
     figures.findings = findings(&signals);
     let (short, behind) = (signals.short.as_deref(), signals.behind.as_deref());

@@ -9,6 +9,7 @@
 //! - [`metrics_json`]: the document `metrics.json`.
 //! - [`figures`]: from tally, outcome and environment to that document.
 //! - [`verification`]: whether every acknowledged row arrived.
+//! - [`ceilings`]: what each part can do by itself, and how much of it was used.
 //! - [`destination`]: what ClickHouse's tables hold, against PostgreSQL's.
 //! - [`limit`]: what limited a phase, by the doctor's findings.
 //! - [`verdict`]: what is said of a phase and of the run.
@@ -16,6 +17,7 @@
 //!
 //! But for the run folder all of it is pure: no files, processes or sockets.
 
+pub mod ceilings;
 pub mod destination;
 pub mod environment;
 pub mod figures;
@@ -41,6 +43,7 @@ pub mod trend;
 pub mod verdict;
 pub mod verification;
 
+pub use ceilings::CeilingFigures;
 pub use environment::Environment;
 pub use figures::metrics;
 pub use folder::RunFolder;

@@ -12,6 +12,7 @@ use walbench_metrics::Timing;
 use walbench_metrics::sample::Role;
 use walbench_profiles::doctor::Finding;
 
+use crate::ceilings::{CeilingFigures, CeilingShare};
 use crate::limit::Limit;
 use crate::outcome::DrainVerdict;
 use crate::verdict::Verdict;
@@ -51,6 +52,9 @@ pub struct Metrics {
     pub notes: Vec<String>,
     /// The phases that started.
     pub phases: Vec<PhaseFigures>,
+    /// What each part can do by itself; `null` where that was not measured (`profiling.ceiling`).
+    #[serde(default)]
+    pub ceiling: Option<CeilingFigures>,
     /// Whether every row arrived.
     pub verification: Verification,
     /// Every threshold in every phase.
@@ -82,6 +86,10 @@ pub struct PhaseFigures {
     /// nothing did, then what did no harm yet.
     #[serde(default)]
     pub findings: Vec<Finding>,
+    /// How much of what each part can do by itself was used, the lowest ceiling first; empty where
+    /// that was not measured.
+    #[serde(default)]
+    pub ceiling_shares: Vec<CeilingShare>,
     /// Pictures of how far each part of the pipeline was in the WAL, by their places in the run's
     /// folder; empty without the doctor.
     #[serde(default)]

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use walbench_metrics::Window;
+use walbench_metrics::ceiling::Ceilings;
 use walbench_metrics::ledger::Ledger;
 use walbench_profiles::area::AreaSamples;
 use walbench_profiles::profile::Quality;
@@ -32,6 +33,9 @@ pub struct RunOutcome {
     pub table_rows: Vec<TableRows>,
     /// ClickHouse's tables compared with PostgreSQL's; `None` without a ClickHouse.
     pub destination: Option<Destination>,
+    /// What each part can do by itself; `None` where that was not asked for, or could not be measured.
+    #[serde(default)]
+    pub ceilings: Option<Ceilings>,
     /// The user interrupted the run.
     pub interrupted: bool,
     /// The component that failed and ended the run, in a sentence.

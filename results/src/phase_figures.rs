@@ -54,6 +54,7 @@ impl<'a> PhaseSource<'a> {
             reasons: Vec::new(),
             limit: Limit { component: Component::Unknown, evidence: String::new() },
             findings: Vec::new(),
+            ceiling_shares: Vec::new(),
             ladders: ladder_picture::places(self),
             drain_sec: self.drain_sec(),
             drain: outcome.drain,

@@ -9,6 +9,7 @@ use walbench_profiles::doctor::{
     Signals, SinkSignals, WaitShares, Walsender,
 };
 
+use crate::ceilings::can_do;
 use crate::environment::Environment;
 use crate::human;
 use crate::metrics_json::PhaseFigures;
@@ -67,6 +68,7 @@ pub(crate) fn signals(
             .and_then(|postgres| postgres.endangered_slot.clone()),
         memory: measured.map(|tally| memory(figures, tally)).unwrap_or_default(),
         is_local: is_local(source),
+        ceiling: figures.ceiling_shares.first().map(|it| (can_do(it.of).to_owned(), it.share)),
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use walbench_metrics::ceiling::Contestant;
 use walbench_profiles::doctor::{Advice, Cause, Change, Confidence, Finding};
 
+use crate::ceilings::{CeilingFigures, can_do};
 use crate::destination::Destination;
 use crate::human;
 use crate::limit::weighed_figure;
@@ -19,6 +21,7 @@ use crate::verdict::Verdict;
 pub fn summary(metrics: &Metrics) -> String {
     let mut parts = vec![head(metrics), overview(metrics)];
     parts.extend(metrics.phases.iter().map(phase));
+    parts.extend(metrics.ceiling.as_ref().map(|ceiling| ceilings(ceiling, &metrics.phases)));
     parts.push(verification(metrics));
     if !metrics.thresholds.is_empty() {
         parts.push(threshold_table(metrics));
@@ -370,6 +373,32 @@ fn profile(profile: &ProfileFigures) -> String {
     if !links.is_empty() {
         let _ = writeln!(text, "\nFlamegraphs: {}.", links.join(", "));
     }
+    text
+}
+
+/// What each part can do by itself, and how much of it each phase used.
+fn ceilings(ceiling: &CeilingFigures, phases: &[PhaseFigures]) -> String {
+    let parts = table(
+        &["by itself", "rows/s", "least", "most", "CPU/row"],
+        ceiling.parts.iter().map(|part| part.cells().into()),
+    );
+    let mut text = format!("## Ceilings\n\n{parts}\n{}\n", ceiling.what());
+    if let Some(sink) = &ceiling.sink {
+        let _ = writeln!(text, "The sink: {}.", escaped(sink));
+    }
+    let shares: Vec<_> = ceiling.shares(0.0).iter().map(|share| share.of).collect();
+    let head = ["phase", "delivered rows/s"].into_iter().chain(shares.iter().map(|of| can_do(*of)));
+    let rows = phases.iter().map(|phase| {
+        let share = |of: &Contestant| {
+            let share = phase.ceiling_shares.iter().find(|share| share.of == *of);
+            human::percent(share.map(|it| it.share))
+        };
+        let delivered = human::rate(phase.consumer.throughput);
+        [phase.name.clone(), delivered].into_iter().chain(shares.iter().map(share)).collect()
+    });
+    let _ = writeln!(text, "\n{}", table(&head.collect::<Vec<_>>(), rows));
+    text.truncate(text.trim_end().len());
+    text.push('\n');
     text
 }
 

@@ -8,7 +8,7 @@ use walbench_metrics::sample::{
     ClickhouseUse, ConsumerCounts, ConsumerSample, Interval, Lag, PostgresState, ProcessUse,
     ProducerCounts, ProducerSample, ResourceSample, Role, Sample, SlotState,
 };
-use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Scheduling, Waits};
+use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Scheduling, TcpUse, Waits};
 use walbench_phases::Plan;
 use walbench_phases::schedule::Shape;
 
@@ -97,6 +97,8 @@ pub struct ResourceTally {
     pub machine: Option<MachineUse>,
     /// What PostgreSQL's processes waited for; empty without the doctor.
     pub waits: BTreeMap<String, Waits>,
+    /// The ends of replication connections over TCP, by the process that has them.
+    pub connections: BTreeMap<String, TcpUse>,
     /// State of the server; `None` when it never answered.
     pub postgres: Option<PostgresTally>,
     /// What ClickHouse did, and the most it held; `None` without one.
@@ -275,7 +277,15 @@ impl PhaseTally {
     }
 
     fn add_resources(&mut self, sample: &ResourceSample) {
-        let ResourceSample { interval, processes, postgres, clickhouse, machine, waits } = sample;
+        let ResourceSample {
+            interval,
+            processes,
+            postgres,
+            clickhouse,
+            machine,
+            waits,
+            connections,
+        } = sample;
         if let Some(state) = postgres {
             self.ladder.add_server(state, *interval);
         }
@@ -289,6 +299,9 @@ impl PhaseTally {
         }
         for (process, waits) in waits {
             tally.waits.entry(process.clone()).or_default().merge(waits);
+        }
+        for (process, used) in connections {
+            tally.connections.entry(process.clone()).or_default().merge(used);
         }
         if let Some(state) = postgres {
             let now = PostgresTally::new(state, interval.end_us);

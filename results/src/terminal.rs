@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use walbench_metrics::ceiling::Contestant;
+
+use crate::ceilings::{CeilingShare, can_do, of_lowest};
 use crate::destination::{Destination, DestinationTable};
 use crate::figures::limiting_phase;
 use crate::human;
@@ -10,7 +13,7 @@ use crate::metrics_json::{AreaFigures, Metrics};
 use crate::summary::{advice, sentence};
 
 /// Lines at most.
-const LINES: usize = 34;
+const LINES: usize = 35;
 /// Phases shown; a sweep may have more.
 const PHASES: usize = 10;
 /// Areas of code shown.
@@ -22,7 +25,7 @@ const ADVICE: usize = 2;
 /// Findings shown beside the first.
 const OTHER_FINDINGS: usize = 2;
 
-/// The run in at most 34 lines.
+/// The run in at most 35 lines.
 #[must_use]
 pub fn terminal(metrics: &Metrics) -> String {
     let mut text = format!("{}\n", on_one_line(&sentence(metrics)));
@@ -37,6 +40,9 @@ pub fn terminal(metrics: &Metrics) -> String {
     more(&mut text, metrics.phases.len(), PHASES, "phase");
     if let Some(profile) = profiled(metrics) {
         let _ = writeln!(text, "\n{profile}");
+    }
+    if let Some(ceilings) = ceilings(metrics) {
+        let _ = writeln!(text, "\n{ceilings}");
     }
     let _ = writeln!(text, "\n{}", verification(metrics));
     let compared_with = metrics.verification.destination.as_ref();
@@ -100,12 +106,12 @@ fn phases(metrics: &Metrics) -> String {
             human::us_per_row(phase.consumer.cpu_us_per_row),
         ]
     }));
-    aligned(&rows)
+    aligned::<10, 2>(&rows)
 }
 
-/// Columns as wide as their widest cell, two spaces apart; the first two to the left, the others,
+/// Columns as wide as their widest cell, two spaces apart; the first ones to the left, the others,
 /// which are numbers, to the right.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn aligned<const N: usize, const LEFT: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
@@ -115,7 +121,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
             .zip(widths)
             .enumerate()
             .map(|(column, (cell, width))| match column {
-                0 | 1 => format!("{cell:<width$}"),
+                column if column < LEFT => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
@@ -139,6 +145,19 @@ fn profiled(metrics: &Metrics) -> Option<String> {
         }
     };
     Some(format!("CPU of {}: {said}; flamegraphs in profiles/", profile.process))
+}
+
+/// What the parts can do by themselves, and what the phase that is told of used of it.
+fn ceilings(metrics: &Metrics) -> Option<String> {
+    let shares = &limiting_phase(&metrics.phases)?.ceiling_shares;
+    let parts = &metrics.ceiling.as_ref()?.parts;
+    let rate = |of: Contestant| parts.iter().find(|part| part.of == of).map(|it| it.rows_per_sec);
+    let ceiling = |share: &CeilingShare| {
+        format!("{} rows/s are {}", human::rate(rate(share.of)), can_do(share.of))
+    };
+    let said: Vec<String> = shares.iter().map(ceiling).collect();
+    let phase = limiting_phase(&metrics.phases)?;
+    Some(format!("ceilings: {}; phase {}: {}", said.join(", "), phase.name, of_lowest(phase)?))
 }
 
 fn verification(metrics: &Metrics) -> String {

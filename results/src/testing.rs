@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use walbench_metrics::ceiling::{Ceilings, Contestant, SinkAlone, Turn};
 use walbench_metrics::clock::ClockOffset;
 use walbench_metrics::ledger::Ledger;
 use walbench_metrics::sample::{
@@ -136,8 +137,36 @@ pub(crate) fn outcome() -> RunOutcome {
         delivered: vec![Delivered { ledger: ledger([1_200, 1_000]), ..Delivered::default() }],
         table_rows: vec![TableRows { table: "task_run".into(), expected: 17_600, counted: 17_600 }],
         destination: None,
+        ceilings: None,
         interrupted: false,
         failure: None,
+    }
+}
+
+/// Three rounds; the sink has fewer rows, and less time than it would need for them.
+pub(crate) fn ceilings() -> Ceilings {
+    let turn = |rows: u64, rows_per_sec: u64, cpu_us_per_row: u64| Turn {
+        rows,
+        seconds: rows as f64 / rows_per_sec as f64,
+        cpu_us: cpu_us_per_row * rows,
+    };
+    let round = |percent: u64| {
+        vec![
+            (Contestant::EagerReader, turn(50_000, 1_000 * percent, 2)),
+            (Contestant::LateReader, turn(50_000, 2_000 * percent, 1)),
+            (Contestant::Consumer, turn(50_000, 1_000 * percent, 6)),
+            (Contestant::Sink, turn(20_000, 400 * percent, 3)),
+        ]
+    };
+    Ceilings {
+        rounds: [80, 125, 100].map(round).into(),
+        until_lsn: 1 << 24,
+        is_bounded: true,
+        sink: Some(SinkAlone {
+            said: "ClickHouse takes the consumer's blocks".into(),
+            rows: 20_000,
+            is_bounded: true,
+        }),
     }
 }
 
@@ -232,6 +261,7 @@ pub(crate) fn resources(interval: Interval, busy: f64) -> Sample {
         clickhouse: None,
         machine: None,
         waits: BTreeMap::new(),
+        connections: BTreeMap::new(),
     }))
 }
 
@@ -267,9 +297,10 @@ fn of(plan: &Plan, outcome: &RunOutcome, samples: &[Sample]) -> Metrics {
     crate::metrics(plan, &tally, outcome, &environment())
 }
 
-/// The target was held and all rows arrived.
+/// The target was held and all rows arrived, and the ceilings were measured.
 pub(crate) fn passing() -> Metrics {
-    of(&with_thresholds("< 500ms"), &outcome(), &passing_samples())
+    let outcome = RunOutcome { ceilings: Some(ceilings()), ..outcome() };
+    of(&with_thresholds("< 500ms"), &outcome, &passing_samples())
 }
 
 fn with_thresholds(limit: &str) -> Plan {

@@ -177,7 +177,7 @@ impl Destination {
 
     /// Writes a batch, table by table. What was written is not written again when another table's
     /// part is tried again.
-    async fn write_parts(
+    pub(crate) async fn write_parts(
         &self,
         mut batch: Batch,
         blocks: Vec<Bytes>,
@@ -497,7 +497,7 @@ fn bytes_of(rows: &Range<usize>, ends: &[usize]) -> Range<usize> {
 }
 
 /// Compresses a batch's parts: work for a core, which would hold up the runtime.
-async fn compress(batch: Batch) -> (Batch, Vec<Bytes>) {
+pub(crate) async fn compress(batch: Batch) -> (Batch, Vec<Bytes>) {
     let compress = move || {
         let to_bytes = |part: &Part| match part.written.is_some() || part.rows == 0 {
             true => Bytes::new(),

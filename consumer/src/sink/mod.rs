@@ -11,6 +11,7 @@ use walbench_metrics::Failure;
 use walbench_phases::clickhouse::ClickhouseAddress;
 use walbench_phases::plan::{Clickhouse, Consumer, MockLevel};
 
+use crate::ceiling::Blocks;
 use crate::clickhouse::Description;
 use crate::clickhouse::destination::Destination;
 use crate::rowbinary::Table;
@@ -34,6 +35,8 @@ enum Kind {
     Encode,
     /// Rows were encoded and are kept as files.
     Files(Arc<Files>),
+    /// Rows were encoded, and are kept in memory.
+    Keep(Arc<Blocks>),
     /// Rows were encoded, are compressed, and written into ClickHouse.
     Clickhouse(Arc<Destination>),
 }
@@ -79,6 +82,11 @@ impl Sink {
         Ok(Self { kind, delay })
     }
 
+    /// Keeps what it is given.
+    pub(crate) fn keeping(blocks: Arc<Blocks>) -> Self {
+        Self { kind: Kind::Keep(blocks), delay: Duration::ZERO }
+    }
+
     /// A real ClickHouse, for a writer of which there is no other at the same time.
     ///
     /// # Errors
@@ -118,7 +126,13 @@ impl Sink {
                 .await
             }
             (Kind::Clickhouse(destination), work) => Ok(destination.carry_out(work).await),
-            (Kind::Discard | Kind::Encode, work) => Ok((work, Ok(Written::default()))),
+            (Kind::Keep(blocks), Work::Write(batch)) => {
+                let written = blocks.take(&batch);
+                Ok((Work::Write(batch), Ok(written)))
+            }
+            (Kind::Discard | Kind::Encode | Kind::Keep(_), work) => {
+                Ok((work, Ok(Written::default())))
+            }
             (Kind::Files(files), work) => {
                 let files = files.clone();
                 tokio::task::spawn_blocking(move || {

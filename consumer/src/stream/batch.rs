@@ -153,6 +153,18 @@ impl Batch {
         self.opened.map(|opened| opened + bounds.age)
     }
 
+    /// A copy of its rows, for which nobody is to be told anything.
+    pub(crate) fn rows_alone(&self) -> Self {
+        let with_rows = self.parts.iter().filter(|part| part.rows > 0);
+        let copy = |part: &Part| Part {
+            encoded: part.encoded.clone(),
+            rows: part.rows,
+            ..Part::new(part.table.clone())
+        };
+        let parts = with_rows.map(copy).collect();
+        Self { parts, rows: self.rows, bytes: self.bytes, ..Self::default() }
+    }
+
     /// Empties it and keeps its memory.
     pub(crate) fn clear(&mut self) {
         // A table that got no row since the last time may be gone, or described anew.

@@ -85,6 +85,13 @@ pub(crate) struct Status {
     pub flushed_lsn: u64,
 }
 
+impl Status {
+    /// The same, or nothing of what is durable: a position of 0 moves no slot.
+    pub(crate) fn that_confirms(self, confirms: bool) -> Self {
+        Self { flushed_lsn: if confirms { self.flushed_lsn } else { 0 }, ..self }
+    }
+}
+
 /// See the module.
 pub(crate) struct Machine {
     bounds: Bounds,

@@ -58,6 +58,13 @@ impl Alone {
         limit: Duration,
     ) -> Result<T, Failure> {
         let _ = self.worker.send(&ToAny::Stop).await;
+        self.left(limit).await.map_err(|failure| {
+            Failure::new(format!("{what} did not stop in order")).because(failure)
+        })
+    }
+
+    /// Waits until it has done what it is for, and returns what it leaves.
+    pub(crate) async fn left<T: DeserializeOwned>(mut self, limit: Duration) -> Result<T, Failure> {
         let said = async {
             while let Some(Event::Said(_, said)) = self.events.recv().await {
                 match *said {
@@ -74,8 +81,6 @@ impl Alone {
         let stopped = tokio::time::timeout(limit, said).await;
         self.worker.end().await;
         let late = || Err(Failure::new(format!("it took longer than {} s", limit.as_secs())));
-        stopped.unwrap_or_else(|_| late()).map_err(|failure| {
-            Failure::new(format!("{what} did not stop in order")).because(failure)
-        })
+        stopped.unwrap_or_else(|_| late())
     }
 }

@@ -2,7 +2,7 @@
 //! the engine as a library behind walbench's own HTTP front. Or a mock of one.
 
 pub(crate) mod account;
-mod alone;
+pub(crate) mod alone;
 pub(crate) mod binaries;
 pub(crate) mod claim;
 pub(crate) mod destination;

@@ -115,7 +115,8 @@ fn problems(facts: &Facts, plan: &Plan) -> Vec<(String, String)> {
         );
     };
     let (slots, senders) = ("replication slots", "WAL senders");
-    room(slots, "max_replication_slots", facts.max_slots, facts.used_slots, consumers);
+    let needed_slots = consumers * if plan.profiling.ceiling { 2 } else { 1 };
+    room(slots, "max_replication_slots", facts.max_slots, facts.used_slots, needed_slots);
     room(senders, "max_wal_senders", facts.max_senders, facts.used_senders, consumers);
     let producers = match plan.producer.enabled {
         true => i64::from(plan.producer.processes) * i64::from(plan.producer.connections),

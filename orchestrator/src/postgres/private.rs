@@ -133,7 +133,7 @@ fn settings(plan: &Plan) -> BTreeMap<String, String> {
     let consumers = plan.consumer.processes;
     let ours = [
         ("wal_level", "logical".to_owned()),
-        ("max_replication_slots", (consumers + 4).to_string()),
+        ("max_replication_slots", (consumers * 2 + 4).to_string()),
         ("max_wal_senders", (consumers + 4).to_string()),
         // Twice the producers, because a lost connection may be there still when its successor
         // comes; and some for us.

@@ -26,6 +26,9 @@ pub(crate) struct Source {
     pub(crate) address: PostgresAddress,
     /// One for each consumer.
     pub(crate) slots: Vec<String>,
+    /// Their doubles, which nobody reads before the last phase is over; none where no ceilings are
+    /// measured.
+    pub(crate) ceiling_slots: Vec<String>,
     /// One for each consumer; the same for all that receive all tables.
     pub(crate) publications: Vec<String>,
     /// The server.
@@ -53,10 +56,11 @@ impl Source {
         make_tables(&control, plan).await?;
         let publications = make_publications(&control, plan).await?;
         let slots = slot_names(plan);
-        for slot in &slots {
+        let ceiling_slots = ceiling_slot_names(plan);
+        for slot in slots.iter().chain(&ceiling_slots) {
             make_slot(&control, slot).await?;
         }
-        Ok(Self { control, address, slots, publications, facts, allowances })
+        Ok(Self { control, address, slots, ceiling_slots, publications, facts, allowances })
     }
 
     /// Rows that the tables hold together.
@@ -75,6 +79,12 @@ impl Source {
 /// One for each consumer.
 pub(crate) fn slot_names(plan: &Plan) -> Vec<String> {
     (0..plan.consumer.processes).map(|n| format!("{}_{n}", plan.postgres.slot)).collect()
+}
+
+/// One more for each, where ceilings are measured.
+pub(crate) fn ceiling_slot_names(plan: &Plan) -> Vec<String> {
+    let names = slot_names(plan).into_iter().filter(|_| plan.profiling.ceiling);
+    names.map(|slot| format!("{slot}_ceiling")).collect()
 }
 
 /// Generated rows can't satisfy foreign keys of tables that are not filled.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use walbench_consumer::clickhouse::mock::Counters;
 use walbench_metrics::Failure;
+use walbench_metrics::ceiling::Ceilings;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_results::destination::Destination;
@@ -43,6 +44,9 @@ struct Left {
 struct Found {
     table_rows: Vec<TableRows>,
     destination: Option<Destination>,
+    ceilings: Option<Ceilings>,
+    /// The user had ended the run before all this was known.
+    interrupted: bool,
 }
 
 impl Run {
@@ -72,6 +76,10 @@ impl Run {
                     Err(early) => stop = Some(early),
                 }
             }
+        }
+        found.interrupted = self.interrupts > 0;
+        if stop.is_none() {
+            found.ceilings = self.ceilings().await;
         }
         self.end_workers().await;
         let removed = self.remove().await;
@@ -167,6 +175,9 @@ impl Run {
     }
 
     async fn release_destination(&mut self) -> Result<(), Failure> {
+        if let Some(sink) = self.ceiling_sink.take() {
+            sink.remove().await?;
+        }
         match self.destination.take() {
             Some(destination) => destination.release(self.keep).await,
             None => Ok(()),
@@ -306,7 +317,8 @@ impl Run {
             delivered: delivered.collect(),
             table_rows: found.table_rows,
             destination: found.destination,
-            interrupted: self.interrupts > 0,
+            ceilings: found.ceilings,
+            interrupted: found.interrupted,
             failure: match stop {
                 Some(Stop::Failed(failure)) => Some(in_one_line(failure)),
                 _ => None,

@@ -1,12 +1,13 @@
 //! A run, from plan to results.
 //!
 //! ```text
-//! open ─► server ─► source ─► destination ─► workers ready ─► phase… ─► workers done ─► remove ─► results
+//! open ─► server ─► source ─► destination ─► workers ready ─► phase… ─► workers done ─► (ceilings) ─► remove ─► results
 //! ```
 //!
 //! Everything that happens outside (workers, signals, state of the server) arrives as an [`Event`]
 //! in one queue and is handled in one place, [`Run::next`].
 
+mod ceilings;
 mod compare;
 mod drain;
 mod events;
@@ -25,6 +26,7 @@ use walbench_results::folder::{FolderError, SampleLog, run_id};
 use walbench_results::outcome::PhaseOutcome;
 use walbench_results::{RunFolder, Tally};
 
+use crate::ceiling::sink::CeilingSink;
 use crate::cli::{ClickHouseProgramArgs, RunArgs};
 use crate::clickhouse::destination::Destination;
 use crate::clickhouse::mock::MockPlace;
@@ -66,6 +68,8 @@ pub(crate) struct Run {
     /// The mock server's process and place.
     mock: Option<(usize, MockPlace)>,
     destination: Option<Destination>,
+    /// Where the sink's ceiling is measured.
+    ceiling_sink: Option<CeilingSink>,
     claim: Option<Claim>,
     source: Option<Source>,
     watch: Option<Watch>,
@@ -128,6 +132,7 @@ impl Run {
             clickhouse: None,
             mock: None,
             destination: None,
+            ceiling_sink: None,
             claim: None,
             source: None,
             watch: None,

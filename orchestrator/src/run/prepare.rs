@@ -24,7 +24,7 @@ use crate::postgres::claim::{self, Claim};
 use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
-use crate::postgres::source::{Source, slot_names};
+use crate::postgres::source::{Source, ceiling_slot_names, slot_names};
 use crate::watch::{Watch, Watched};
 use crate::worker::{
     CLICKHOUSE_KEEPER, CONSUMER, KEEPER, MOCK_CLICKHOUSE, PRODUCER, Start, Worker,
@@ -93,7 +93,7 @@ impl Run {
         let maintenance = patience.wait(what, STEP_TIMEOUT, 1, Control::open(server)).await?;
         let checking = preflight::check(&maintenance, plan);
         let facts = patience.wait(what, STEP_TIMEOUT, 1, checking).await?;
-        let slots = slot_names(plan);
+        let slots = [slot_names(plan), ceiling_slot_names(plan)].concat();
         let clearing = claim::clear_the_way(&maintenance, database, &slots);
         patience.wait("remove what was left behind", STEP_TIMEOUT, 1, clearing).await?;
         let making = Claim::make(maintenance, database, run_id);

@@ -3,6 +3,7 @@
 mod state;
 mod waits;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -197,6 +198,7 @@ impl Watch {
             clickhouse: None,
             machine: self.machine.read(),
             waits: self.waits.as_ref().map(WaitLooks::take).unwrap_or_default(),
+            connections: BTreeMap::new(),
         };
         // The task that answers lives as long as its connection; without it the run has ended.
         let _ = self.requests.send(Some(Box::new(sample)));

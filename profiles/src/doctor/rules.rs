@@ -687,7 +687,8 @@ fn top_uses(signals: &Signals) -> Vec<(String, f64)> {
 }
 
 /// How many times the load the fullest part could take: at least, for a busy walsender and larger
-/// batches cost less for each row.
+/// batches cost less for each row; and at most, for parts that were measured by themselves had the
+/// machine for themselves.
 fn healthy(signals: &Signals) -> Finding {
     let uses = top_uses(signals);
     let finding = Finding::new(Cause::Healthy, signals.held.clone()).limits_if(false).sure(
@@ -697,11 +698,15 @@ fn healthy(signals: &Signals) -> Finding {
             Confidence::Medium
         },
     );
-    match uses.first().filter(|(_, share)| *share > 0.0) {
+    let finding = match uses.first().filter(|(_, share)| *share > 0.0) {
         None => finding,
         Some((name, share)) => finding.because([
             Figure::new("headroom, at least", (1.0 / share).max(1.0), Unit::Times),
             Figure::share(format!("first to be full: {name}"), share.min(1.0)),
         ]),
-    }
+    };
+    let measured = signals.ceiling.as_ref().filter(|(_, share)| *share > 0.0);
+    finding.because(measured.map(|(name, share)| {
+        Figure::new(format!("headroom, at most, by {name}"), (1.0 / share).max(1.0), Unit::Times)
+    }))
 }

@@ -47,6 +47,8 @@ pub struct Signals {
     pub memory: Vec<(String, Growth)>,
     /// The replication stream does not leave the machine.
     pub is_local: bool,
+    /// The lowest of what the parts can do by themselves, in words, and the share of it that was used.
+    pub ceiling: Option<(String, f64)>,
 }
 
 /// A consumer, and the walsender that sends to it: what one of them does says nothing of others.
