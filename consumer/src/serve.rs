@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot::error::RecvError;
+use walbench_metrics::allocator::{HeapDump, HeapDumps};
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
@@ -156,6 +157,7 @@ struct Follower {
     receiver: Ended,
     phase: u32,
     cuts: Option<Cuts>,
+    heap: HeapDumps,
 }
 
 impl Follower {
@@ -194,7 +196,8 @@ impl Follower {
         for note in notes {
             eprintln!("note: {note}");
         }
-        Ok(Self { plan, flusher, receiver: ended, phase: 0, cuts: None })
+        let heap = HeapDumps::new(plan.profiling.heap);
+        Ok(Self { plan, flusher, receiver: ended, phase: 0, cuts: None, heap })
     }
 
     async fn follow(
@@ -215,7 +218,10 @@ impl Follower {
                     other => return Err(LinkError::unexpected("Start, Finish or Stop", &other).into()),
                 },
                 ended = &mut self.receiver => return Err(End::Failed(receiver_end(ended))),
-                () = cut => self.sample(writer).await?,
+                () = cut => {
+                    self.sample(writer).await?;
+                    send_heap(self.heap.cut(self.flusher.now_us()), writer).await?;
+                }
             }
         }
     }
@@ -248,6 +254,7 @@ impl Follower {
         send(between.into_iter().filter(has_rows), writer).await?;
         self.phase = phase;
         self.cuts = Some(cuts);
+        self.heap.start(phase, cuts);
         Ok(())
     }
 
@@ -264,6 +271,7 @@ impl Follower {
     ) -> Result<(), LinkError> {
         self.flusher.ask_to_cut();
         self.sample(writer).await?;
+        send_heap(self.heap.end(Window::Drain, self.flusher.now_us()), writer).await?;
         self.cuts = None;
         writer.send(&Out::Finished { phase: finish.phase }).await
     }
@@ -286,6 +294,14 @@ async fn send(
         writer.send(&Out::Sample(Sample::Consumer(Box::new(sample)))).await?;
     }
     Ok(())
+}
+
+/// What a worker's heap was dumped to, if it was.
+async fn send_heap(dump: Option<HeapDump>, writer: &mut WorkerWriter) -> Result<(), LinkError> {
+    match dump {
+        Some(dump) => writer.send(&Out::Heap(dump)).await,
+        None => Ok(()),
+    }
 }
 
 fn receiver_end<T>(ended: Result<Result<T, Failure>, RecvError>) -> Failure {

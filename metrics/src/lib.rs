@@ -1,5 +1,6 @@
 //! What happened: the measurements of a run, and how they travel between walbench's processes.
 //!
+//! - [`allocator`]: what this process's allocator holds, and for whom.
 //! - [`clock`]: wall-clock microseconds and the measured offset between two clocks.
 //! - [`cuts`]: when samples are cut.
 //! - [`timing`]: an HDR histogram with fixed bounds that merges and serialises whole.
@@ -13,6 +14,7 @@
 //!
 //! This crate knows nothing of plans, databases or files.
 
+pub mod allocator;
 pub mod clock;
 pub mod cuts;
 pub mod failure;

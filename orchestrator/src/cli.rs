@@ -91,6 +91,9 @@ pub(crate) enum Command {
         /// Speak over standard input and output instead of a socket
         #[arg(long)]
         stdio: bool,
+        /// Profile the heap
+        #[arg(long)]
+        heap: bool,
     },
 }
 

@@ -13,6 +13,7 @@
 //! RowBinary.
 
 mod address;
+mod allocator;
 mod clean;
 mod cli;
 mod clickhouse;
@@ -21,6 +22,7 @@ mod environment;
 mod event;
 mod flame_diff;
 mod follow;
+mod heaps;
 mod keeper;
 mod live;
 mod plan;
@@ -76,7 +78,12 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
-        Command::Worker { role, stdio } => serve(role, stdio),
+        Command::Worker { role, stdio, heap } => {
+            if heap {
+                allocator::profile()?;
+            }
+            serve(role, stdio)
+        }
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Start<'a> {
     pub(crate) launcher: &'a [String],
     /// The folder of its log; absent: it says it where we do.
     pub(crate) logs: Option<&'a Path>,
+    /// Its heap is profiled.
+    pub(crate) heap: bool,
 }
 
 impl Worker {
@@ -212,9 +214,10 @@ type Reader = Box<dyn AsyncRead + Send + Unpin>;
 type Writer = LinkWriter<Box<dyn AsyncWrite + Send + Unpin>>;
 
 fn spawn(start: Start<'_>, log: File) -> Result<(Child, Reader, Writer), Failure> {
+    let heap = start.heap.then_some("--heap");
     match start.launcher.split_first() {
-        None => spawn_here(start.role, log),
-        Some((program, arguments)) => spawn_elsewhere(program, arguments, start.role, log),
+        None => spawn_here(start.role, heap, log),
+        Some((program, arguments)) => spawn_elsewhere(program, arguments, start.role, heap, log),
     }
 }
 
@@ -228,13 +231,18 @@ fn command(program: impl AsRef<std::ffi::OsStr>, log: File) -> Command {
 
 /// The child's standard input is its end of a socket pair, which it also writes to: inherited
 /// without any unsafe code, and closed for it when we end.
-fn spawn_here(role: &str, log: File) -> Result<(Child, Reader, Writer), Failure> {
+fn spawn_here(
+    role: &str,
+    heap: Option<&str>,
+    log: File,
+) -> Result<(Child, Reader, Writer), Failure> {
     let no_link = |e: &dyn std::error::Error| Failure::new("no link to it").caused_by(e);
     let (ours, theirs) = link::pair().map_err(|e| no_link(&e))?;
     let output = log.try_clone().map_err(|e| no_link(&e))?;
     // The executable may have been replaced by a build since we started; this is ours still.
     let child = command("/proc/self/exe", log)
         .args(["worker", role])
+        .args(heap)
         .stdin(std::os::fd::OwnedFd::from(theirs))
         .stdout(output)
         // A keeper has a server to stop first, which it does when its link closes.
@@ -249,11 +257,13 @@ fn spawn_elsewhere(
     program: &str,
     arguments: &[String],
     role: &str,
+    heap: Option<&str>,
     log: File,
 ) -> Result<(Child, Reader, Writer), Failure> {
     let mut child = command(program, log)
         .args(arguments)
         .args(["worker", role, "--stdio"])
+        .args(heap)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

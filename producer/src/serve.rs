@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
+use walbench_metrics::allocator::{HeapDump, HeapDumps};
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
@@ -71,6 +72,7 @@ struct Server {
     /// Connections that have not said yet that they are ready.
     unready: usize,
     running: Option<Running>,
+    heap: HeapDumps,
     stopping: bool,
     events: UnboundedReceiver<Event>,
     events_in: UnboundedSender<Event>,
@@ -96,6 +98,7 @@ impl Server {
             connections: Vec::new(),
             unready: 0,
             running: None,
+            heap: HeapDumps::new(false),
             stopping: false,
             events,
             events_in,
@@ -151,6 +154,7 @@ impl Server {
                 if self.preparing.is_some() || self.crew.is_some() {
                     return Err(unexpected("Prepare when it was prepared already").into());
                 }
+                self.heap = HeapDumps::new(prepare.plan.profiling.wants_producers_heap());
                 let worker = self.worker.clone();
                 self.preparing =
                     Some(tokio::spawn(async move { start::prepare(prepare, &worker).await }));
@@ -192,6 +196,7 @@ impl Server {
             // A connection that has ended says why itself.
             _ = connection.send(Arc::clone(&run));
         }
+        self.heap.start(at.phase, run.cuts().later(at.start_us));
         self.running = Some(Running { run, busy: self.connections.len(), sampled_us: 0 });
         Ok(())
     }
@@ -225,6 +230,9 @@ impl Server {
         let Some(mut running) = self.running.take_if(over) else { return Ok(false) };
         let now_us = running.elapsed_us();
         self.sample(&mut running, now_us).await?;
+        let at_us = running.run.at.start_us + now_us;
+        let dump = self.heap.end(Window::Measured, at_us);
+        self.send_heap(dump).await?;
         self.send(FromWorker::Finished { phase: running.run.at.phase }).await?;
         if self.stopping { self.stop().await } else { Ok(false) }
     }
@@ -251,10 +259,21 @@ impl Server {
         while cuts.next_after(tick_us) <= now_us {
             tick_us = cuts.next_after(tick_us);
         }
+        let at_us = running.run.at.start_us + tick_us;
         let sampled = self.sample(&mut running, tick_us).await;
         self.running = Some(running);
         sampled?;
+        let dump = self.heap.cut(at_us);
+        self.send_heap(dump).await?;
         self.finish_phase().await
+    }
+
+    /// What the heap was dumped to, if it was.
+    async fn send_heap(&mut self, dump: Option<HeapDump>) -> Result<(), LinkError> {
+        match dump {
+            Some(dump) => self.send(FromWorker::Heap(dump)).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends what happened since the last sample: one sample for each window of which there is

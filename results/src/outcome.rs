@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use walbench_metrics::Window;
 use walbench_metrics::ledger::Ledger;
 use walbench_profiles::area::AreaSamples;
+use walbench_profiles::heap::HeapFigures;
 use walbench_profiles::profile::Quality;
 
 use crate::destination::Destination;
@@ -64,6 +65,9 @@ pub struct PhaseOutcome {
     /// Where the CPU time of its processes went, by process and window; empty without a profiler.
     #[serde(default)]
     pub profiles: Vec<WindowProfile>,
+    /// Who held its workers' memory; empty unless heaps were profiled.
+    #[serde(default)]
+    pub heaps: Vec<HeapFigures>,
 }
 
 impl PhaseOutcome {

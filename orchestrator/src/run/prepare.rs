@@ -181,7 +181,12 @@ impl Run {
     ) -> Result<usize, Stop> {
         let number = self.workers.len();
         let logs = self.folder.logs();
-        let start = Start { name, role, launcher, logs: Some(&logs) };
+        let heap = match role {
+            "consumer" => self.plan.profiling.heap,
+            "producer" => self.plan.profiling.wants_producers_heap(),
+            _ => false,
+        };
+        let start = Start { name, role, launcher, logs: Some(&logs), heap };
         let worker = Worker::start(start, number, &self.sender).await?;
         self.environment.clocks.insert(name.to_owned(), worker.clock);
         self.workers.push(worker);
