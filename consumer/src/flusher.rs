@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 use walbench_metrics::Window;
+use walbench_metrics::allocator::AllocatorUse;
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::sample::{ConsumerSample, StreamPosition};
 use walbench_metrics::vitals::ConsumerVitals;
@@ -198,7 +199,8 @@ impl Flusher {
     pub(crate) fn sample(&self, phase: u32, window: Window) -> Vec<ConsumerSample> {
         let position = self.position();
         let mut recorder = lock(&self.recorder);
-        let vitals = ConsumerVitals { looks: self.looks.take(), ..self.vitals.take() };
+        let (allocator, looks) = (AllocatorUse::now(), self.looks.take());
+        let vitals = ConsumerVitals { allocator, looks, ..self.vitals.take() };
         let samples = recorder.samples(self.now_us(), position, vitals);
         recorder.enter(phase, window);
         samples

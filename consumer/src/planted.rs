@@ -65,13 +65,22 @@ pub(crate) fn begin() {
             std::thread::spawn(move || {
                 loop {
                     std::thread::sleep(pause);
-                    // Written to, so that it is resident.
-                    std::hint::black_box(vec![1u8; LEAK_BYTES].leak());
+                    leak();
                 }
             });
         }
         _ => {}
     }
+}
+
+/// Bytes that were lost.
+static LEAKED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+#[inline(never)]
+fn leak() {
+    // Written to, so that it is resident.
+    std::hint::black_box(vec![1u8; LEAK_BYTES].leak());
+    LEAKED_BYTES.fetch_add(LEAK_BYTES as u64, Ordering::Relaxed);
 }
 
 /// A message of the stream is handled.
@@ -108,9 +117,15 @@ pub(crate) fn confirmed(flushed_lsn: u64) -> u64 {
     }
 }
 
-/// The stream has ended: what the hot function really used stands in the worker's log.
+/// The stream has ended: what was really used and lost stands in the worker's log.
 pub(crate) fn end() {
-    if let Some(Planted::HotFunction(_)) = planted() {
-        eprintln!("planted: hot_function used {} us", BURNT_US.load(Ordering::Relaxed));
+    match planted() {
+        Some(Planted::HotFunction(_)) => {
+            eprintln!("planted: hot_function used {} us", BURNT_US.load(Ordering::Relaxed));
+        }
+        Some(Planted::Leak(_)) => {
+            eprintln!("planted: leak lost {} bytes", LEAKED_BYTES.load(Ordering::Relaxed));
+        }
+        _ => {}
     }
 }

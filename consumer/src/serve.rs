@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot::error::RecvError;
+use walbench_metrics::allocator::{HeapDump, HeapDumps};
 use walbench_metrics::clock::wall_us;
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{Finish, FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
@@ -164,6 +165,7 @@ struct Follower {
     stacks: OwnStacks,
     phase: u32,
     cuts: Option<Cuts>,
+    heap: HeapDumps,
 }
 
 impl Follower {
@@ -209,7 +211,8 @@ impl Follower {
             eprintln!("note: {note}");
         }
         let stacks = OwnStacks::of(sampler);
-        Ok(Self { plan, flusher, receiver: ended, stacks, phase: 0, cuts: None })
+        let heap = HeapDumps::new(plan.profiling.heap);
+        Ok(Self { plan, flusher, receiver: ended, stacks, phase: 0, cuts: None, heap })
     }
 
     async fn follow(
@@ -230,7 +233,10 @@ impl Follower {
                     other => return Err(LinkError::unexpected("Start, Finish or Stop", &other).into()),
                 },
                 ended = &mut self.receiver => return Err(End::Failed(receiver_end(ended))),
-                () = cut => self.sample(writer).await?,
+                () = cut => {
+                    self.sample(writer).await?;
+                    send_heap(self.heap.cut(self.flusher.now_us()), writer).await?;
+                }
             }
         }
     }
@@ -264,6 +270,7 @@ impl Follower {
         self.stacks.begin(cuts.window_at(start_us));
         self.phase = phase;
         self.cuts = Some(cuts);
+        self.heap.start(phase, cuts);
         Ok(())
     }
 
@@ -282,6 +289,7 @@ impl Follower {
         self.flusher.ask_to_cut();
         self.sample(writer).await?;
         send_stacks(self.stacks.end(), writer).await?;
+        send_heap(self.heap.end(Window::Drain, self.flusher.now_us()), writer).await?;
         self.cuts = None;
         writer.send(&Out::Finished { phase: finish.phase }).await
     }
@@ -314,6 +322,14 @@ async fn send(
         writer.send(&Out::Sample(Sample::Consumer(Box::new(sample)))).await?;
     }
     Ok(())
+}
+
+/// What a worker's heap was dumped to, if it was.
+async fn send_heap(dump: Option<HeapDump>, writer: &mut WorkerWriter) -> Result<(), LinkError> {
+    match dump {
+        Some(dump) => writer.send(&Out::Heap(dump)).await,
+        None => Ok(()),
+    }
 }
 
 fn receiver_end<T>(ended: Result<Result<T, Failure>, RecvError>) -> Failure {

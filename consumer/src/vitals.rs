@@ -157,6 +157,7 @@ impl Vitals {
                 receiver: std::mem::take(&mut counts.receiver),
                 flushes: std::mem::take(&mut counts.flushes),
                 reads: std::mem::take(&mut counts.reads),
+                allocator: None,
                 looks: None,
             }
         })

@@ -26,6 +26,17 @@ impl Cuts {
         Self { start_us, measured_us: after(warmup_sec), end_us: after(warmup_sec + duration_sec) }
     }
 
+    /// The same as many µs later: of boundaries that are counted from a phase's start.
+    #[must_use]
+    pub fn later(self, by_us: i64) -> Self {
+        let Self { start_us, measured_us, end_us } = self;
+        Self {
+            start_us: start_us + by_us,
+            measured_us: measured_us + by_us,
+            end_us: end_us + by_us,
+        }
+    }
+
     /// The first cut after a moment. They go on through the drain.
     #[must_use]
     pub fn next_after(&self, now_us: i64) -> i64 {

@@ -1,6 +1,7 @@
 //! What happened: the measurements of a run, and how they travel between walbench's processes.
 //!
 //! - [`ceiling`]: what each part of the pipeline can do by itself.
+//! - [`allocator`]: what this process's allocator holds, and for whom.
 //! - [`clock`]: wall-clock microseconds and the measured offset between two clocks.
 //! - [`cuts`]: when samples are cut.
 //! - [`timing`]: an HDR histogram with fixed bounds that merges and serialises whole.
@@ -15,6 +16,7 @@
 //!
 //! This crate knows nothing of plans, databases or files.
 
+pub mod allocator;
 pub mod ceiling;
 pub mod clock;
 pub mod cuts;

@@ -5,11 +5,13 @@
 //! worker              ◄─ Hello        ◄─ Pong…          ◄─ Ready          ◄─ Sample…            ◄─ Finished         ◄─ Done
 //! ```
 //!
-//! A worker may say `Failed` at any time, after which it ends.
+//! A worker may say `Failed` at any time, after which it ends. One whose heap is profiled says `Heap`
+//! after each window of a phase, before `Finished`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+use crate::allocator::HeapDump;
 use crate::sample::Sample;
 use crate::stacks::SampledStacks;
 
@@ -86,6 +88,8 @@ pub enum FromWorker<D> {
     Sample(Sample),
     /// What it sampled of itself, if it was started to do that.
     Stacks(SampledStacks),
+    /// Who holds its memory; of workers whose heap is profiled.
+    Heap(HeapDump),
     /// All of the phase's samples are sent: a producer's rows are all acknowledged or given up, a
     /// consumer was asked to finish the phase.
     Finished {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Timing;
+use crate::allocator::AllocatorUse;
 
 /// A value that was looked at again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,10 @@ pub struct ConsumerVitals {
     pub flushes: FlushTime,
     /// Reads of the replication stream that brought bytes.
     pub reads: u64,
+    /// What its allocator held at the interval's end; of several intervals, the most of each. Absent
+    /// where another allocator is at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocator: Option<AllocatorUse>,
     /// What the doctor saw; absent without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub looks: Option<ConsumerLooks>,
@@ -59,10 +64,13 @@ pub struct ConsumerVitals {
 impl ConsumerVitals {
     /// Adds those of a later interval of the same consumer.
     pub fn merge(&mut self, later: &Self) {
-        let Self { receiver, flushes, reads, looks } = later;
+        let Self { receiver, flushes, reads, allocator, looks } = later;
         self.receiver.merge(receiver);
         self.flushes.merge(flushes);
         self.reads += reads;
+        if let Some(other) = allocator {
+            self.allocator.get_or_insert_default().raise(other);
+        }
         if let Some(later) = looks {
             self.looks.get_or_insert_default().merge(later);
         }

@@ -103,6 +103,9 @@ pub(crate) enum Command {
         /// Sample itself by pprof, so many times for each second that it runs
         #[arg(long, value_name = "HZ")]
         pprof: Option<u32>,
+        /// Profile the heap
+        #[arg(long)]
+        heap: bool,
     },
 }
 

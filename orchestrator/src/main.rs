@@ -13,6 +13,7 @@
 //! RowBinary.
 
 mod address;
+mod allocator;
 mod ceiling;
 mod clean;
 mod cli;
@@ -22,6 +23,7 @@ mod environment;
 mod event;
 mod flame_diff;
 mod follow;
+mod heaps;
 mod keeper;
 mod live;
 mod plan;
@@ -82,7 +84,12 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
-        Command::Worker { role, stdio, pprof } => serve(role, stdio, pprof),
+        Command::Worker { role, stdio, pprof, heap } => {
+            if heap {
+                allocator::profile()?;
+            }
+            serve(role, stdio, pprof)
+        }
     }
 }
 

@@ -143,12 +143,16 @@ impl Profiling {
             for of_one in recordings.chunk_by(|a, b| a.process == b.process) {
                 let cpu_us = cpu_us(window, &of_one[0].process);
                 let profile = self.profile(of_one, (from_us, to_us), cpu_us);
+                let stem = match window {
+                    Window::Measured => stem(&title, &profile),
+                    _ => format!("{}-{}", stem(&title, &profile), title.window),
+                };
                 let files = match profile.quality.samples {
                     0 => Ok(Vec::new()),
-                    _ => write_files(folder, &profile, &title),
+                    _ => write_files(folder, &stem, &profile, &title),
                 };
                 let files = files.unwrap_or_else(|failure| self.forgo(&failure));
-                if profile.quality.samples > 0 || profile.cpu_ns > 0 {
+                if profile.quality.samples > 0 || profile.total > 0 {
                     written.push(self.window_profile(&profile, window, files));
                 }
             }
@@ -176,7 +180,7 @@ impl Profiling {
             process: profile.process.clone(),
             window,
             backend: self.sampler.backend().to_string(),
-            cpu_ns: profile.cpu_ns,
+            cpu_ns: profile.total,
             quality: profile.quality,
             areas: areas(profile),
             files,
@@ -217,7 +221,7 @@ fn backend(wanted: ProfilingBackend) -> Result<Backend, Failure> {
 }
 
 /// A window as files are called and as its title says.
-fn name(window: Window) -> &'static str {
+pub(crate) fn name(window: Window) -> &'static str {
     match window {
         Window::Warmup => "warmup",
         Window::Measured => "measured",
@@ -225,17 +229,18 @@ fn name(window: Window) -> &'static str {
     }
 }
 
-/// `profiles/<phase>-<process>.svg` and its like; those of warm-up and drain say so.
-fn write_files(
+/// How the names of a process's files of a phase begin.
+pub(crate) fn stem(title: &Title, profile: &Profile) -> String {
+    format!("{FOLDER}/{}-{}", title.phase, profile.process)
+}
+
+/// `profiles/<phase>-<process>.svg` and its like.
+pub(crate) fn write_files(
     folder: &RunFolder,
+    stem: &str,
     profile: &Profile,
     title: &Title,
 ) -> Result<Vec<String>, Failure> {
-    let suffix = match &*title.window {
-        "measured" => String::new(),
-        window => format!("-{window}"),
-    };
-    let stem = format!("{FOLDER}/{}-{}{suffix}", title.phase, profile.process);
     let picture = flamegraph(profile, title).map_err(|e| unwritable(&e))?;
     let pprof = pprof(profile, title).map_err(|e| unwritable(&e))?;
     let text = folded(profile, Begin::AtTheThread).join("\n") + "\n";

@@ -74,7 +74,7 @@ pub(crate) struct Worker {
 }
 
 /// What to start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Start<'a> {
     pub(crate) name: &'a str,
     /// The hidden verb's argument.
@@ -85,6 +85,8 @@ pub(crate) struct Start<'a> {
     pub(crate) logs: Option<&'a Path>,
     /// How often it samples itself for each second that it runs, if it does.
     pub(crate) pprof_hz: Option<u32>,
+    /// Its heap is profiled.
+    pub(crate) heap: bool,
 }
 
 impl Start<'_> {
@@ -93,6 +95,7 @@ impl Start<'_> {
         if let Some(hz) = self.pprof_hz {
             arguments.extend(["--pprof".to_owned(), hz.to_string()]);
         }
+        arguments.extend(self.heap.then(|| "--heap".to_owned()));
         arguments
     }
 }

@@ -726,7 +726,7 @@ pub struct Profiling {
     /// Samples of each second that a thread runs.
     #[schemars(range(min = 1, max = 1_000))]
     pub rate_hz: u32,
-    /// Whether producers are sampled as well; consumers always are.
+    /// Whether producers are profiled as well; consumers always are.
     pub producers: bool,
     /// Whether the slots' walsenders are sampled as well, if they run on this machine and we may look
     /// into them.
@@ -735,6 +735,9 @@ pub struct Profiling {
     /// the sink, with the run's own first rows. A second slot for each consumer holds the run's WAL
     /// until then.
     pub ceiling: bool,
+    /// Whether the consumers' heaps are profiled: which functions hold memory and what grew, in each
+    /// phase. The producers' as well with `profiling.producers`.
+    pub heap: bool,
 }
 
 impl Default for Profiling {
@@ -746,6 +749,7 @@ impl Default for Profiling {
             producers: false,
             walsenders: true,
             ceiling: false,
+            heap: false,
         }
     }
 }
@@ -755,6 +759,12 @@ impl Profiling {
     #[must_use]
     pub fn wants_flames(&self) -> bool {
         matches!(self.tool, ProfilingTool::Flame | ProfilingTool::Both)
+    }
+
+    /// The heaps of producers are profiled.
+    #[must_use]
+    pub fn wants_producers_heap(&self) -> bool {
+        self.heap && self.producers
     }
 
     /// The doctor is asked for.

@@ -10,7 +10,8 @@ use crate::hint::list;
 use crate::key::KeyPath;
 use crate::plan::{
     BUILTIN_TABLES, Clickhouse, ClickhouseMode, Consumer, Distribution, Fault, FaultKind,
-    MockLevel, MockServer, Phase, Plan, Postgres, Producer, ReplicaIdentity,
+    MockLevel, MockServer, Phase, Plan, Postgres, Producer, Profiling, ProfilingBackend,
+    ReplicaIdentity,
 };
 use crate::schedule::Shape;
 use crate::threshold::Threshold;
@@ -32,6 +33,7 @@ pub(crate) fn check(plan: &Plan) -> Vec<Finding> {
     findings.mock_server(plan);
     findings.producer(&plan.producer, &plan.postgres);
     findings.consumer(&plan.consumer, &plan.producer);
+    findings.profiling(&plan.profiling);
     for (name, expression) in &plan.thresholds {
         if let Err(error) = Threshold::parse(expression) {
             let key = KeyPath::root().then("thresholds").then(name.as_str());
@@ -270,6 +272,19 @@ impl Findings {
                 [key("flush_batch_bytes"), key("max_in_flight_bytes")],
                 format!("must be at most consumer.max_in_flight_bytes ({bound}), is {batch}"),
                 said("reading stops at that bound, so that such a batch would never be full"),
+            );
+        }
+    }
+
+    /// pprof's signal may come in the middle of an allocation that is being sampled.
+    fn profiling(&mut self, profiling: &Profiling) {
+        let key = |name: &str| KeyPath::root().then("profiling").then(name);
+        let is_pprof = profiling.backend == ProfilingBackend::Pprof;
+        if profiling.heap && is_pprof && profiling.wants_flames() {
+            self.add(
+                [key("heap"), key("backend"), key("tool")],
+                "can't be true where CPU is sampled by pprof: both look at stacks from within the process",
+                said("set profiling.backend = \"perf-event\", or leave flamegraphs for another run"),
             );
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
+use walbench_metrics::allocator::{HeapDump, HeapDumps};
 use walbench_metrics::link::{LinkError, WorkerReader, WorkerWriter, check_version};
 use walbench_metrics::message::{FromWorker, PROTOCOL_VERSION, PhaseStart, ToWorker};
 use walbench_metrics::sample::{Interval, Sample};
@@ -77,6 +78,7 @@ struct Server {
     /// Connections that have not said yet that they are ready.
     unready: usize,
     running: Option<Running>,
+    heap: HeapDumps,
     stopping: bool,
     events: UnboundedReceiver<Event>,
     events_in: UnboundedSender<Event>,
@@ -103,6 +105,7 @@ impl Server {
             connections: Vec::new(),
             unready: 0,
             running: None,
+            heap: HeapDumps::new(false),
             stopping: false,
             events,
             events_in,
@@ -159,6 +162,7 @@ impl Server {
                 if self.preparing.is_some() || self.crew.is_some() {
                     return Err(unexpected("Prepare when it was prepared already").into());
                 }
+                self.heap = HeapDumps::new(prepare.plan.profiling.wants_producers_heap());
                 let worker = self.worker.clone();
                 self.preparing =
                     Some(tokio::spawn(async move { start::prepare(prepare, &worker).await }));
@@ -201,6 +205,7 @@ impl Server {
             // A connection that has ended says why itself.
             _ = connection.send(Arc::clone(&run));
         }
+        self.heap.start(at.phase, run.cuts().later(at.start_us));
         self.running = Some(Running { run, busy: self.connections.len(), sampled_us: 0 });
         Ok(())
     }
@@ -236,6 +241,9 @@ impl Server {
         self.sample(&mut running, now_us).await?;
         let stacks = self.stacks.end();
         self.send_stacks(stacks).await?;
+        let at_us = running.run.at.start_us + now_us;
+        let dump = self.heap.end(Window::Measured, at_us);
+        self.send_heap(dump).await?;
         self.send(FromWorker::Finished { phase: running.run.at.phase }).await?;
         if self.stopping { self.stop().await } else { Ok(false) }
     }
@@ -262,10 +270,21 @@ impl Server {
         while cuts.next_after(tick_us) <= now_us {
             tick_us = cuts.next_after(tick_us);
         }
+        let at_us = running.run.at.start_us + tick_us;
         let sampled = self.sample(&mut running, tick_us).await;
         self.running = Some(running);
         sampled?;
+        let dump = self.heap.cut(at_us);
+        self.send_heap(dump).await?;
         self.finish_phase().await
+    }
+
+    /// What the heap was dumped to, if it was.
+    async fn send_heap(&mut self, dump: Option<HeapDump>) -> Result<(), LinkError> {
+        match dump {
+            Some(dump) => self.send(FromWorker::Heap(dump)).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends what happened since the last sample: one sample for each window of which there is

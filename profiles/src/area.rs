@@ -153,12 +153,14 @@ const AREAS: &[(&str, Area)] = &[
     ("std::sys::sync", Area::Runtime),
     ("std::sys::thread", Area::Runtime),
     ("futures_", Area::Runtime),
-    // Of Rust, and of the C library. What leads with underscores was cut.
+    // Of Rust, of jemalloc, and of the C library. What leads with underscores was cut.
     ("rustc::", Area::Allocator),
     ("rust_alloc", Area::Allocator),
     ("rust_dealloc", Area::Allocator),
     ("rust_realloc", Area::Allocator),
     ("rdl_", Area::Allocator),
+    ("tikv_jemallocator", Area::Allocator),
+    ("rjem_", Area::Allocator),
     ("libc_malloc", Area::Allocator),
     ("libc_free", Area::Allocator),
     ("libc_realloc", Area::Allocator),
@@ -283,7 +285,7 @@ mod tests {
             Arc::new(Location { functions, module, address: 1, is_known: true })
         };
         let locations = places.iter().map(place).collect();
-        Stack { thread: "t".into(), locations, samples: 1 }
+        Stack { thread: "t".into(), locations, samples: 1, value: 1 }
     }
 
     #[test]

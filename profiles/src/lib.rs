@@ -1,4 +1,4 @@
-//! Where the CPU goes: what processes and the machine say through `/proc`, and what samples of
+//! Where the CPU goes, and the memory: what processes and the machine say through `/proc`, and what samples of
 //! running processes show.
 //!
 //! ```text
@@ -13,6 +13,7 @@
 //! - [`profile`]: a window of them, with names by [`symbols`].
 //! - [`diff`]: what changed between two profiles.
 //! - [`doctor`]: what limits a pipeline, by rules over measured signals.
+//! - [`heap`]: who holds memory, by what an allocator has sampled.
 //! - [`area`]: CPU time by kind of work; [`formats`]: files for other tools.
 //!
 //! This crate knows nothing of plans or databases.
@@ -21,6 +22,7 @@ pub mod area;
 pub mod diff;
 pub mod doctor;
 pub mod formats;
+pub mod heap;
 pub mod machine;
 pub mod machine_use;
 mod modules;

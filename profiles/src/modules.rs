@@ -2,7 +2,7 @@
 
 use std::io;
 
-use procfs::process::{MMPermissions, MMapPath, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMaps, Process};
 
 use crate::recording::{Mapping, Recording};
 
@@ -19,18 +19,24 @@ pub(crate) fn describe(recording: &mut Recording) -> io::Result<()> {
         }
     }
     let maps = process.maps().map_err(io::Error::other)?;
-    let runnable = maps.into_iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE));
-    for map in runnable {
-        let path = match map.pathname {
-            MMapPath::Path(path) => path,
-            MMapPath::Vdso => VDSO.into(),
-            _ => continue,
-        };
-        let (start, end) = map.address;
-        let mapping = Mapping { start, end, offset: map.offset, path };
+    for mapping in runnable(maps) {
         if !recording.mappings.contains(&mapping) {
             recording.mappings.push(mapping);
         }
     }
     Ok(())
+}
+
+/// What of a process's mappings can be run.
+pub(crate) fn runnable(maps: MemoryMaps) -> impl Iterator<Item = Mapping> {
+    let runnable = maps.into_iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE));
+    runnable.filter_map(|map| {
+        let path = match map.pathname {
+            MMapPath::Path(path) => path,
+            MMapPath::Vdso => VDSO.into(),
+            _ => return None,
+        };
+        let (start, end) = map.address;
+        Some(Mapping { start, end, offset: map.offset, path })
+    })
 }

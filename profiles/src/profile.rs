@@ -1,4 +1,4 @@
-//! A profile: where a process's CPU time of a window went.
+//! A profile: where a process's CPU time of a window went, or its memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,13 +8,29 @@ use serde::{Deserialize, Serialize};
 use crate::recording::Recording;
 use crate::symbols::{Function, KERNEL, Location, Symbols};
 
-/// A window of a process's recording, with its functions' names.
+/// What a profile measures, by stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// CPU time, in ns.
+    #[default]
+    Cpu,
+    /// Memory that is held, in bytes.
+    Heap,
+    /// Memory that is held and was not before, in bytes.
+    HeapGrowth,
+}
+
+/// What a process did in a window, or held, with its functions' names.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     /// The process: `consumer-0`.
     pub process: String,
-    /// CPU time that it used in the window, in ns: measured, not counted from samples.
-    pub cpu_ns: u64,
+    /// What it measures.
+    pub measure: Measure,
+    /// All of it; CPU time is measured, not counted from samples.
+    pub total: u64,
+    /// What lies between two samples: CPU time in ns, or allocated bytes.
+    pub period: u64,
     /// Its stacks, each one once.
     pub stacks: Vec<Stack>,
     /// How far it can be trusted.
@@ -24,12 +40,14 @@ pub struct Profile {
 /// A stack of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// The thread's name.
+    /// The thread's name; empty for memory, which is no thread's.
     pub thread: String,
     /// Where it stood, innermost first.
     pub locations: Vec<Arc<Location>>,
-    /// How many samples stood in it.
+    /// How many samples stood in it; of memory, how many pieces of it.
     pub samples: u64,
+    /// What it stands for.
+    pub value: u64,
 }
 
 impl Stack {
@@ -166,7 +184,7 @@ impl Profile {
         symbols: &mut Symbols,
     ) -> Self {
         let mut profile = Self {
-            cpu_ns,
+            total: cpu_ns,
             quality: Quality {
                 expected: (cpu_ns as f64 / 1e9 * f64::from(rate_hz)).round() as u64,
                 ..Quality::default()
@@ -179,23 +197,21 @@ impl Profile {
             profile.quality.lost = profile.quality.lost.max(recording.lost);
             profile.quality.count(recording, (from_us, to_us), symbols, &mut merged);
         }
+        let all = profile.quality.samples;
         let stacks = merged.into_iter().map(|((thread, locations), samples)| Stack {
             thread,
             locations,
             samples,
+            value: part(cpu_ns, samples, all),
         });
         profile.stacks = stacks.collect();
+        profile.period = part(cpu_ns, 1, all);
         profile
     }
+}
 
-    /// CPU time that a number of its samples stands for, in ns: all samples together stand for all
-    /// that was measured.
-    #[must_use]
-    pub fn cpu_ns_of(&self, samples: u64) -> u64 {
-        if self.quality.samples == 0 {
-            return 0;
-        }
-        let ns = u128::from(self.cpu_ns) * u128::from(samples) / u128::from(self.quality.samples);
-        u64::try_from(ns).unwrap_or(u64::MAX)
-    }
+/// What a number of all samples stands for: all together stand for all that was measured.
+fn part(total: u64, samples: u64, of: u64) -> u64 {
+    let part = (u128::from(total) * u128::from(samples)).checked_div(u128::from(of));
+    u64::try_from(part.unwrap_or_default()).unwrap_or(u64::MAX)
 }

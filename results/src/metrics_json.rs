@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use walbench_metrics::Timing;
 use walbench_metrics::sample::Role;
 use walbench_profiles::doctor::Finding;
+use walbench_profiles::heap::HeapFigures;
 
 use crate::ceilings::{CeilingFigures, CeilingShare};
 use crate::limit::Limit;
@@ -112,6 +113,9 @@ pub struct PhaseFigures {
     /// Where the CPU time of each sampled process went; empty without a profiler.
     #[serde(default)]
     pub profiles: Vec<ProfileFigures>,
+    /// Who held each worker's memory; empty unless heaps were profiled.
+    #[serde(default)]
+    pub heaps: Vec<HeapFigures>,
 }
 
 /// A timing as its count and quantiles, in µs.
@@ -353,6 +357,9 @@ pub struct ProcessFigures {
     pub measured_cpu_share: Option<f64>,
     /// Most resident memory.
     pub max_rss_bytes: u64,
+    /// Most memory that the process had from its allocator and did not give back; of consumers alone.
+    #[serde(default)]
+    pub max_allocated_bytes: Option<u64>,
 }
 
 /// Where a process's CPU time went, by samples, in the measured window and the drain.

@@ -7,6 +7,7 @@ use walbench_metrics::Window;
 use walbench_metrics::ceiling::Ceilings;
 use walbench_metrics::ledger::Ledger;
 use walbench_profiles::area::AreaSamples;
+use walbench_profiles::heap::HeapFigures;
 use walbench_profiles::profile::Quality;
 
 use crate::destination::Destination;
@@ -68,6 +69,9 @@ pub struct PhaseOutcome {
     /// Where the CPU time of its processes went, by process and window; empty without a profiler.
     #[serde(default)]
     pub profiles: Vec<WindowProfile>,
+    /// Who held its workers' memory; empty unless heaps were profiled.
+    #[serde(default)]
+    pub heaps: Vec<HeapFigures>,
 }
 
 impl PhaseOutcome {

@@ -64,6 +64,7 @@ impl<'a> PhaseSource<'a> {
             clickhouse: self.clickhouse(),
             processes: self.processes(),
             profiles: self.profiles(),
+            heaps: outcome.heaps.clone(),
         }
     }
 
@@ -360,9 +361,16 @@ impl<'a> PhaseSource<'a> {
                 cpu_share: share(&used),
                 measured_cpu_share: in_window.and_then(share),
                 max_rss_bytes: used.max_rss_bytes,
+                max_allocated_bytes: self.max_allocated_bytes(name),
             }
         });
         processes.collect()
+    }
+
+    fn max_allocated_bytes(self, consumer: &str) -> Option<u64> {
+        let windows = COUNTED.iter().filter_map(|window| self.tally.consumers.get(window));
+        let vitals = windows.filter_map(|window| window.vitals.get(consumer));
+        vitals.filter_map(|vitals| Some(vitals.allocator?.allocated_bytes)).max()
     }
 
     /// Rows a process worked on.

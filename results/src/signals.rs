@@ -5,8 +5,8 @@ use walbench_metrics::sample::Role;
 use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Waits};
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_profiles::doctor::{
-    Backlog, Busy, Errors, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares,
-    Signals, SinkSignals, WaitShares, Walsender,
+    Backlog, Busy, Errors, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares,
+    ReceiverShares, Signals, SinkSignals, WaitShares, Walsender,
 };
 
 use crate::ceilings::can_do;
@@ -66,7 +66,7 @@ pub(crate) fn signals(
         endangered_slot: measured
             .and_then(|tally| tally.postgres.as_ref())
             .and_then(|postgres| postgres.endangered_slot.clone()),
-        memory: measured.map(|tally| memory(figures, tally)).unwrap_or_default(),
+        memory: memory(source, figures),
         is_local: is_local(source),
         ceiling: figures.ceiling_shares.first().map(|it| (can_do(it.of).to_owned(), it.share)),
     }
@@ -315,12 +315,25 @@ fn sink(source: PhaseSource<'_>, figures: &PhaseFigures) -> SinkSignals {
 }
 
 /// Of those that rise for sure. Servers fill their caches, and rise for long.
-fn memory(figures: &PhaseFigures, measured: &ResourceTally) -> Vec<(String, Growth)> {
+fn memory(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<MemoryGrowth> {
     let ours = [Role::Producer, Role::Consumer, Role::Orchestrator];
-    let risen = figures.processes.iter().filter(|it| ours.contains(&it.role));
-    let risen = risen.filter_map(|process| {
-        let growth = growth(measured.memory.get(&process.name)?)?;
-        Some((process.name.clone(), growth))
+    let ours = figures.processes.iter().filter(|it| ours.contains(&it.role));
+    let risen = ours.filter_map(|process| {
+        let (name, window) = (&process.name, &Window::Measured);
+        let resources = source.tally.resources.get(window);
+        let consumers = source.tally.consumers.get(window);
+        let held = consumers.and_then(|tally| tally.allocators.get(name));
+        // The profiler's books grow with the stacks that it has seen.
+        let books = held.and_then(|it| growth(&it.metadata)).map_or(0.0, |it| it.bytes_per_sec);
+        let resident = resources.and_then(|tally| growth(tally.memory.get(name)?));
+        let resident = resident
+            .map(|it| Growth { bytes_per_sec: it.bytes_per_sec - books, ..it })
+            .filter(|it| it.bytes_per_sec > 0.0);
+        let allocated = held.and_then(|it| growth(&it.allocated));
+        let files = figures.heaps.iter().filter(|it| it.process == *name).flat_map(|it| &it.files);
+        let heap = files.filter(|file| file.ends_with(".svg")).next_back().cloned();
+        let has_risen = resident.is_some() || allocated.is_some();
+        has_risen.then(|| MemoryGrowth { process: name.clone(), resident, allocated, heap })
     });
     risen.collect()
 }
@@ -351,6 +364,7 @@ fn backlog(source: PhaseSource<'_>) -> Option<Backlog> {
 
 #[cfg(test)]
 mod tests {
+    use walbench_metrics::allocator::AllocatorUse;
     use walbench_metrics::sample::{Sample, StreamPosition};
     use walbench_metrics::vitals::{
         ConsumerLooks, FlushTime, Gauge, ReceiverTime, Scheduling, ThreadUse,
@@ -405,7 +419,9 @@ mod tests {
                     socket_bytes: Gauge { looks: 10, sum: 40_000, max: 9_000 },
                     ..ConsumerLooks::default()
                 };
-                let vitals = ConsumerVitals { receiver, flushes, reads: 100, looks: Some(looks) };
+                let looks = Some(looks);
+                let vitals =
+                    ConsumerVitals { receiver, flushes, reads: 100, allocator: None, looks };
                 sample.vitals = Some(Box::new(vitals));
             }
             Sample::Resources(sample) => {
@@ -491,6 +507,46 @@ mod tests {
         assert_eq!(signals.machine.unwrap().others_cores, None);
         let launched = |plan: &mut Plan| plan.producer.launcher = vec!["ssh".into()];
         assert_eq!(of(spent, launched, |_| ()).machine.unwrap().others_cores, None);
+    }
+
+    /// A consumer whose resident memory grows by as many bytes a second, of which its allocator's books
+    /// take as many, and what it has of its allocator by as many.
+    fn growing(resident: u64, books: u64, allocated: u64) -> Vec<MemoryGrowth> {
+        let at = |sample: &Sample, bytes: u64| {
+            bytes * (sample.interval().end_us.unsigned_abs() / 1_000_000 % 100_000)
+        };
+        let grow = |sample: &mut Sample| {
+            spent(sample);
+            let now = [resident, books, allocated].map(|bytes| at(sample, bytes));
+            match sample {
+                Sample::Consumer(sample) => {
+                    let held = AllocatorUse {
+                        allocated_bytes: now[2],
+                        metadata_bytes: now[1],
+                        ..AllocatorUse::default()
+                    };
+                    sample.vitals.as_mut().unwrap().allocator = Some(held);
+                }
+                Sample::Resources(sample) => {
+                    let consumer = sample.processes.iter_mut().find(|it| it.name == "consumer-0");
+                    consumer.unwrap().rss_bytes = now[0];
+                }
+                Sample::Producer(_) => {}
+            }
+        };
+        of(grow, |_| (), |_| ()).memory
+    }
+
+    #[test]
+    fn what_the_profiler_needs_is_no_growth() {
+        let [grown] = &growing(5_000, 2_000, 3_000)[..] else { panic!("nothing grew") };
+        assert!(near(grown.resident.unwrap().bytes_per_sec, 3_000.0), "{grown:?}");
+        assert!(near(grown.allocated.unwrap().bytes_per_sec, 3_000.0), "{grown:?}");
+        let heap = grown.heap.as_deref();
+        assert_eq!(heap, Some("profiles/steady-consumer-0-heap-growth.svg"));
+        assert_eq!(growing(2_000, 2_000, 0), []);
+        let [grown] = &growing(0, 0, 3_000)[..] else { panic!("nothing grew") };
+        assert!(grown.resident.is_none() && grown.allocated.is_some(), "{grown:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use walbench_metrics::ceiling::Contestant;
 use walbench_profiles::doctor::{Advice, Cause, Change, Confidence, Finding};
+use walbench_profiles::heap::HeapFigures;
 
 use crate::ceilings::{CeilingFigures, can_do};
 use crate::destination::Destination;
@@ -160,7 +161,8 @@ fn phase(phase: &PhaseFigures) -> String {
     }
     let parts = [timings(phase), rows(phase), processes(phase), postgres(phase)];
     let parts = parts.into_iter().chain(phase.clickhouse.as_ref().map(clickhouse));
-    for part in parts.chain(phase.profiles.iter().map(profile)) {
+    let parts = parts.chain(phase.profiles.iter().map(profile));
+    for part in parts.chain(phase.heaps.iter().map(heap)) {
         let _ = writeln!(text, "{part}");
     }
     text.truncate(text.trim_end().len());
@@ -284,7 +286,8 @@ fn errors(count: u64, by_code: &BTreeMap<String, u64>) -> String {
 }
 
 fn processes(phase: &PhaseFigures) -> String {
-    let head = ["process", "CPU time", "CPU/row", "cores", "cores in the window", "memory"];
+    let head =
+        ["process", "CPU time", "CPU/row", "cores", "cores in the window", "memory", "allocated"];
     let rows = phase.processes.iter().map(|process| {
         vec![
             process.name.clone(),
@@ -293,11 +296,12 @@ fn processes(phase: &PhaseFigures) -> String {
             cores(process.cpu_share),
             cores(process.measured_cpu_share),
             human::bytes(process.max_rss_bytes),
+            human::bytes(process.max_allocated_bytes),
         ]
     });
     format!(
         "{}\nCPU of the measured window and the drain; `postgres` is the whole server, walsenders \
-         included.\n",
+         included. Memory: the most that was resident, and that was held of the allocator.\n",
         table(&head, rows)
     )
 }
@@ -367,13 +371,54 @@ fn profile(profile: &ProfileFigures) -> String {
     if let Some(flaw) = &profile.flaw {
         let _ = writeln!(text, "\n**Not to be trusted: {}.**", escaped(flaw));
     }
+    text + &flamegraphs(&profile.files)
+}
+
+/// Links to the pictures among the files.
+fn flamegraphs(files: &[String]) -> String {
     let is_picture = |file: &&String| file.ends_with(".svg");
-    let links = profile.files.iter().filter(is_picture).map(|file| format!("[{file}]({file})"));
+    let links = files.iter().filter(is_picture).map(|file| format!("[{file}]({file})"));
     let links: Vec<String> = links.collect();
-    if !links.is_empty() {
-        let _ = writeln!(text, "\nFlamegraphs: {}.", links.join(", "));
+    match links.is_empty() {
+        true => String::new(),
+        false => format!("\nFlamegraphs: {}.\n", links.join(", ")),
     }
-    text
+}
+
+/// Who holds a process's memory.
+fn heap(heap: &HeapFigures) -> String {
+    let HeapFigures { process, after, bytes, allocated_bytes, samples, interval_bytes, .. } = heap;
+    let rows = heap.largest.iter().map(|holder| {
+        vec![
+            holder.function.clone(),
+            human::bytes(holder.bytes),
+            human::bytes(holder.margin_bytes),
+            human::count(holder.objects),
+        ]
+    });
+    let head = ["memory by function", "", "±", "pieces"];
+    let mut text = format!("### Memory of {}\n\n{}\n", escaped(process), table(&head, rows));
+    let _ = writeln!(
+        text,
+        "After the {after}: {} by {}, one in {}; {} by the allocator's own count. ±: 95 %.",
+        human::bytes(*bytes),
+        human::counted(*samples, "sample"),
+        human::bytes(*interval_bytes),
+        human::bytes(*allocated_bytes),
+    );
+    match heap.grown.as_deref() {
+        None => {}
+        Some([]) => text.push_str("\nNothing grew in the window.\n"),
+        Some(grown) => {
+            let rows = grown.iter().map(|it| {
+                let bytes = [it.bytes(), it.margin_bytes, it.before_bytes, it.after_bytes];
+                std::iter::once(it.function.clone()).chain(bytes.map(human::bytes)).collect()
+            });
+            let head = ["what grew in the window", "by", "±", "at its start", "at its end"];
+            let _ = write!(text, "\n{}", table(&head, rows));
+        }
+    }
+    text + &flamegraphs(&heap.files)
 }
 
 /// What each part can do by itself, and how much of it each phase used.

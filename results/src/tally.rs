@@ -82,6 +82,17 @@ pub struct ConsumerTally {
     pub rows_by_worker: BTreeMap<String, u64>,
     /// How each worker spent the window, by the clock.
     pub vitals: BTreeMap<String, ConsumerVitals>,
+    /// What each worker's allocator held over time.
+    pub allocators: BTreeMap<String, AllocatorTally>,
+}
+
+/// What an allocator held over time, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllocatorTally {
+    /// What the program had.
+    pub allocated: Trend,
+    /// The allocator's own books, its profiler's among them.
+    pub metadata: Trend,
 }
 
 /// What processes and the server used in one window.
@@ -263,6 +274,11 @@ impl PhaseTally {
         }
         if let Some(vitals) = vitals {
             tally.vitals.entry(worker.clone()).or_default().merge(vitals);
+            if let Some(held) = vitals.allocator {
+                let over_time = tally.allocators.entry(worker.clone()).or_default();
+                over_time.allocated.see(interval.end_us, held.allocated_bytes);
+                over_time.metadata.see(interval.end_us, held.metadata_bytes);
+            }
         }
         if interval.window == Window::Measured {
             tally.flush.merge(flush);

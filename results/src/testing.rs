@@ -13,6 +13,7 @@ use walbench_metrics::{Timing, Window};
 use walbench_phases::Plan;
 use walbench_profiles::Machine;
 use walbench_profiles::area::{Area, AreaSamples};
+use walbench_profiles::heap::{Grown, HeapFigures, Holder};
 use walbench_profiles::profile::Quality;
 
 use crate::environment::{Environment, Server};
@@ -94,7 +95,37 @@ fn phase_outcome(index: u32) -> PhaseOutcome {
         wal_end_lsn: Some((1 << 24) + 12_000_000),
         completed: true,
         profiles: profiles(index),
+        heaps: heaps(index),
     }
+}
+
+/// Of the first phase alone.
+fn heaps(index: u32) -> Vec<HeapFigures> {
+    let heap = HeapFigures {
+        process: "consumer-0".into(),
+        after: "drain".into(),
+        bytes: 12_400_000,
+        allocated_bytes: 12_500_000,
+        samples: 180,
+        interval_bytes: 65_536,
+        largest: vec![Holder {
+            function: "walbench_consumer::receiver::run".into(),
+            bytes: 8_388_608,
+            margin_bytes: 120_000,
+            objects: 2,
+        }],
+        grown: Some(vec![Grown {
+            function: "walbench_consumer::stream::batch::Batch::new".into(),
+            before_bytes: 1_000_000,
+            after_bytes: 3_000_000,
+            margin_bytes: 90_000,
+        }]),
+        files: vec![
+            "profiles/steady-consumer-0-heap.svg".into(),
+            "profiles/steady-consumer-0-heap-growth.svg".into(),
+        ],
+    };
+    if index == 0 { vec![heap] } else { Vec::new() }
 }
 
 /// Of the first phase alone, and of its drain too few samples to say anything.
@@ -340,6 +371,7 @@ pub(crate) fn interrupted() -> Metrics {
         wal_end_lsn: None,
         completed: false,
         profiles: Vec::new(),
+        heaps: Vec::new(),
         ..phase_outcome(0)
     };
     outcome.interrupted = true;

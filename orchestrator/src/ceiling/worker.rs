@@ -23,7 +23,8 @@ pub(crate) async fn measured(
     logs: &Path,
     limit: Duration,
 ) -> Result<Ceilings, Failure> {
-    let start = Start { name: "ceiling", role: CEILING, launcher, logs: Some(logs) };
+    let start =
+        Start { name: "ceiling", role: CEILING, launcher, logs: Some(logs), ..Start::default() };
     Alone::start(start, what).await?.left(limit).await
 }
 

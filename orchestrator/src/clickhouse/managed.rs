@@ -26,13 +26,7 @@ impl Managed {
     /// Starts one, and waits until it answers. Its keeper says what it says where we do.
     pub(crate) async fn start(program: Program, keep: bool) -> Result<Self, Failure> {
         let server = PrivateClickHouse::new(program, keep);
-        let start = Start {
-            name: "clickhouse",
-            role: CLICKHOUSE_KEEPER,
-            launcher: &[],
-            logs: None,
-            pprof_hz: None,
-        };
+        let start = Start { name: "clickhouse", role: CLICKHOUSE_KEEPER, ..Start::default() };
         let keeper = Alone::start(start, &server).await?;
         let found = server.found().await;
         let found = found.map_err(|e| keeper.worker.failed("does not answer").caused_by(&e))?;

@@ -69,13 +69,7 @@ impl MockClickHouse {
     /// It says what it says where we do.
     pub(crate) async fn start(plan: &Plan, port: u16) -> Result<Self, Failure> {
         let place = MockPlace::take(plan, port)?;
-        let start = Start {
-            name: "mock-clickhouse",
-            role: MOCK_CLICKHOUSE,
-            launcher: &[],
-            logs: None,
-            pprof_hz: None,
-        };
+        let start = Start { name: "mock-clickhouse", role: MOCK_CLICKHOUSE, ..Start::default() };
         let process = Alone::start(start, &place.prepare).await?;
         Ok(Self { place, process })
     }

@@ -91,6 +91,10 @@ impl Run {
                 }
                 Ok(None)
             }
+            FromWorker::Heap(dump) => {
+                self.heaps.keep(&self.workers[number].name, dump);
+                Ok(None)
+            }
             FromWorker::Failed(failure) => Err(self.workers[number].told(failure).into()),
             FromWorker::Pong { .. } => Ok(None),
             message @ FromWorker::Done(_) => {

@@ -93,6 +93,7 @@ impl Run {
         if self.interrupts <= 1 {
             self.write_profiles(self.measured_us);
         }
+        self.environment.allowances.append(&mut self.heaps.allowances);
         let Some(profiling) = self.profiling.take() else { return };
         if self.interrupts <= 1 && !self.phases.is_empty() {
             self.environment.allowances.append(&mut profiling.finish(&self.folder));

@@ -33,6 +33,7 @@ use crate::clickhouse::mock::MockPlace;
 use crate::clickhouse::private::PrivateClickHouse;
 use crate::ending::Ending;
 use crate::event::{Event, Stop};
+use crate::heaps::Heaps;
 use crate::live::Live;
 use crate::postgres::claim::Claim;
 use crate::postgres::private::PrivateServer;
@@ -74,6 +75,7 @@ pub(crate) struct Run {
     source: Option<Source>,
     watch: Option<Watch>,
     profiling: Option<Profiling>,
+    heaps: Heaps,
     /// How many phases' profiles are written.
     profiled_phases: usize,
     /// Where the running phase is cut; `None` between phases.
@@ -137,6 +139,7 @@ impl Run {
             source: None,
             watch: None,
             profiling: None,
+            heaps: Heaps::default(),
             profiled_phases: 0,
             cuts: None,
             measured_us: 0,

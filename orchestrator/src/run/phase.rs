@@ -59,6 +59,7 @@ impl Run {
             wal_end_lsn: None,
             completed: false,
             profiles: Vec::new(),
+            heaps: Vec::new(),
         });
         self.tell_all(&ToAny::Start(PhaseStart { phase, start_us })).await?;
         // What was used between the phases belongs to neither.
@@ -181,9 +182,7 @@ impl Run {
     /// Writes the profiles of the phase that was run last, once.
     pub(super) fn write_profiles(&mut self, over_us: i64) {
         let phases = self.phases.len();
-        let (Some(profiling), Some(outcome)) = (&mut self.profiling, self.phases.last_mut()) else {
-            return;
-        };
+        let Some(outcome) = self.phases.last_mut() else { return };
         let Some(planned) = self.plan.phases.get(outcome.index as usize) else { return };
         if std::mem::replace(&mut self.profiled_phases, phases) == phases {
             return;
@@ -194,6 +193,8 @@ impl Run {
             end_us: outcome.scheduled_end_us,
         };
         let phase = profiling::Phase { name: &planned.name, cuts, over_us };
+        outcome.heaps = self.heaps.write(&self.folder, phase);
+        let Some(profiling) = &mut self.profiling else { return };
         let tally = self.tally.phase(outcome.index);
         let cpu_us = |window: Window, process: &str| {
             let resources = tally.and_then(|tally| tally.resources.get(&window));

@@ -186,7 +186,12 @@ impl Run {
         // One that runs elsewhere is not sampled: what its addresses mean is known there alone.
         let profiling = self.profiling.as_ref().filter(|_| launcher.is_empty());
         let pprof_hz = profiling.and_then(|profiling| profiling.pprof_hz(role));
-        let start = Start { name, role, launcher, logs: Some(&logs), pprof_hz };
+        let heap = match role {
+            CONSUMER => self.plan.profiling.heap,
+            PRODUCER => self.plan.profiling.wants_producers_heap(),
+            _ => false,
+        };
+        let start = Start { name, role, launcher, logs: Some(&logs), pprof_hz, heap };
         let worker = Worker::start(start, number, &self.sender).await?;
         self.environment.clocks.insert(name.to_owned(), worker.clock);
         self.workers.push(worker);

@@ -184,12 +184,17 @@ fn memory_that_is_lost_is_found() {
     let _turn = alone();
     let home = Home::new();
     let command = planted(&home, "doctor_memory", "leak:4096");
-    let command = command.set("phases.0.target_throughput", "200");
+    let command = command.set("phases.0.target_throughput", "200").set("profiling.heap", "true");
     command.set("phases.0.duration_sec", "16").ended().with_code(0);
     let grown = found(&findings(&home), Cause::MemoryGrowth, false);
     assert_eq!(grown.said, "memory of consumer-0 grows");
-    let per_sec = figure(&grown, "growth");
-    assert!((per_sec / (4.0 * 1024.0 * 1024.0) - 1.0).abs() < 0.2, "{grown:#?}");
+    for measure in ["allocated", "resident"] {
+        let per_sec = figure(&grown, &format!("growth of {measure} memory"));
+        assert!((per_sec / (4.0 * 1024.0 * 1024.0) - 1.0).abs() < 0.2, "{grown:#?}");
+    }
+    let heap = "profiles/only-consumer-0-heap-growth.svg";
+    assert!(grown.advice.iter().any(|it| it.why.ends_with(heap)), "{grown:#?}");
+    assert!(home.run_folder().join(heap).exists());
 }
 
 #[test]

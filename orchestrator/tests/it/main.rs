@@ -32,6 +32,7 @@ mod doctor;
 mod first_run;
 mod follow;
 mod full_stack;
+mod heaps;
 mod initial_copy;
 mod interrupts;
 mod into_clickhouse;

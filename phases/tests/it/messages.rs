@@ -177,6 +177,11 @@ distribution = "divided"
 flush_batch_bytes = 100000
 max_in_flight_bytes = 65536
 
+[profiling]
+tool = "flame"
+backend = "pprof"
+heap = true
+
 [thresholds]
 "lag stays low" = "lag.p99 < 5ms"
 "#

@@ -2,8 +2,8 @@
 
 use super::finding::{Cause, Confidence, Figure, Finding, Unit};
 use super::signals::{
-    Busy, Growth, Lane, LooksShares, MachineShares, ProcessShares, ReceiverShares, Signals,
-    WaitShares,
+    Busy, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares, ReceiverShares,
+    Signals, WaitShares,
 };
 use super::thresholds::THRESHOLDS as T;
 
@@ -581,18 +581,42 @@ fn memory(signals: &Signals) -> Option<Finding> {
         return None;
     }
     let relative = |growth: &Growth| 60.0 * growth.bytes_per_sec / growth.mean_bytes.max(1.0);
-    let is_much = |(_, growth): &&(String, Growth)| {
+    let is_much = |growth: &Growth| {
         growth.bytes_per_sec * signals.window_sec >= T.memory_growth_bytes
             && relative(growth) >= T.memory_growth
     };
-    let grown = signals.memory.iter().filter(is_much);
-    let (name, growth) = grown.max_by(|(_, a), (_, b)| relative(a).total_cmp(&relative(b)))?;
-    let said = format!("memory of {name} grows");
-    let finding = Finding::new(Cause::MemoryGrowth, said).limits_if(false).because([
-        Figure::new("growth", growth.bytes_per_sec, Unit::BytesPerSec),
-        Figure::share("of its memory in a minute", relative(growth)).against(T.memory_growth),
-        Figure::new("mean memory", growth.mean_bytes, Unit::Bytes),
-    ]);
+    let much = signals.memory.iter().map(|it| MemoryGrowth {
+        resident: it.resident.filter(is_much),
+        allocated: it.allocated.filter(is_much),
+        ..it.clone()
+    });
+    let most = |it: &MemoryGrowth| {
+        it.resident.iter().chain(&it.allocated).map(relative).max_by(f64::total_cmp)
+    };
+    let grown = much.filter_map(|it| Some((most(&it)?, it)));
+    let (_, grown) = grown.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let figures = |what: &str, growth: Growth| {
+        [
+            Figure::new(
+                format!("growth of {what} memory"),
+                growth.bytes_per_sec,
+                Unit::BytesPerSec,
+            ),
+            Figure::share("of it in a minute", relative(&growth)).against(T.memory_growth),
+            Figure::new("its mean", growth.mean_bytes, Unit::Bytes),
+        ]
+    };
+    let agree = grown.resident.is_some() && grown.allocated.is_some();
+    let said = format!("memory of {} grows", grown.process);
+    let finding = Finding::new(Cause::MemoryGrowth, said)
+        .limits_if(false)
+        .sure(if agree { Confidence::High } else { Confidence::Medium })
+        .because(grown.allocated.into_iter().flat_map(|it| figures("allocated", it)))
+        .because(grown.resident.into_iter().flat_map(|it| figures("resident", it)));
+    let finding = match &grown.heap {
+        Some(file) => finding.advise(&format!("see what grew: {file}")),
+        None => finding.set("profiling.heap", "true", "it tells which functions hold it"),
+    };
     Some(
         finding
             .advise("run longer: a cache that fills grows as well")

@@ -43,8 +43,8 @@ pub struct Signals {
     pub durable_stall_sec: Option<f64>,
     /// PostgreSQL says that the WAL kept for a slot is about to be lost, or is: in its own word.
     pub endangered_slot: Option<String>,
-    /// Memory of workers that grew for sure, by process.
-    pub memory: Vec<(String, Growth)>,
+    /// Memory of workers that grew for sure.
+    pub memory: Vec<MemoryGrowth>,
     /// The replication stream does not leave the machine.
     pub is_local: bool,
     /// The lowest of what the parts can do by themselves, in words, and the share of it that was used.
@@ -215,6 +215,19 @@ pub struct Backlog {
     pub last_bytes: u64,
     /// It grew for sure.
     pub growth: Option<Growth>,
+}
+
+/// A process's memory that grew for sure, by one of two measures or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MemoryGrowth {
+    /// The process.
+    pub process: String,
+    /// What is resident, without what the allocator needs for its books and its profiler.
+    pub resident: Option<Growth>,
+    /// What the program has of its allocator.
+    pub allocated: Option<Growth>,
+    /// Where its heap's profile is, if there is one.
+    pub heap: Option<String>,
 }
 
 /// A growth that is no chance.

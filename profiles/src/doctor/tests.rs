@@ -378,17 +378,41 @@ fn what_is_durable_and_not_confirmed_is_said() {
     assert_eq!(causes(&signals), [Cause::Healthy, Cause::ConfirmStall]);
 }
 
+/// What is found of memory that grows by one measure or both.
+fn grown(memory: MemoryGrowth, window_sec: f64) -> Option<Finding> {
+    let memory = vec![MemoryGrowth { process: "consumer-0".into(), ..memory }];
+    let found = findings(&Signals { memory, window_sec, ..quiet() });
+    found.into_iter().find(|finding| finding.cause == Cause::MemoryGrowth)
+}
+
 #[test]
 fn memory_that_grows_is_said_if_it_is_much_and_long() {
     let growth = Growth { bytes_per_sec: 2e6, mean_bytes: 1e8 };
-    let grows = |growth, window_sec| {
-        let memory = vec![("consumer-0".to_owned(), growth)];
-        causes(&Signals { memory, window_sec, ..quiet() }).contains(&Cause::MemoryGrowth)
-    };
-    assert!(grows(growth, 30.0));
-    assert!(!grows(growth, 10.0), "too short to say");
-    assert!(!grows(Growth { bytes_per_sec: 1e5, ..growth }, 30.0), "3 MB");
-    assert!(!grows(Growth { mean_bytes: 1e11, ..growth }, 30.0), "little of what there is");
+    let both = [
+        |it| MemoryGrowth { resident: Some(it), ..MemoryGrowth::default() },
+        |it| MemoryGrowth { allocated: Some(it), ..MemoryGrowth::default() },
+    ];
+    for by in both {
+        let grows = |growth, window_sec| grown(by(growth), window_sec).is_some();
+        assert!(grows(growth, 30.0));
+        assert!(!grows(growth, 10.0), "too short to say");
+        assert!(!grows(Growth { bytes_per_sec: 1e5, ..growth }, 30.0), "3 MB");
+        assert!(!grows(Growth { mean_bytes: 1e11, ..growth }, 30.0), "little of what there is");
+    }
+}
+
+#[test]
+fn memory_that_grows_by_both_measures_is_surer_and_its_heap_is_named() {
+    let growth = Some(Growth { bytes_per_sec: 2e6, mean_bytes: 1e8 });
+    let one = MemoryGrowth { resident: growth, ..MemoryGrowth::default() };
+    let both = MemoryGrowth { allocated: growth, ..one.clone() };
+    assert_eq!(grown(one, 30.0).unwrap().confidence, Confidence::Medium);
+    let found = grown(both.clone(), 30.0).unwrap();
+    assert_eq!((found.confidence, found.evidence.len()), (Confidence::High, 6));
+    assert_eq!(found.advice[0].key.as_deref(), Some("profiling.heap"));
+    let heap = Some("profiles/a-consumer-0-heap-growth.svg".to_owned());
+    let found = grown(MemoryGrowth { heap, ..both }, 30.0).unwrap();
+    assert!(found.advice[0].why.ends_with("a-consumer-0-heap-growth.svg"), "{found:#?}");
 }
 
 #[test]

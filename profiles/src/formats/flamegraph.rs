@@ -2,13 +2,13 @@
 
 use std::io;
 
-use inferno::flamegraph::color::{Color, MultiPalette, Palette, PaletteMap};
+use inferno::flamegraph::color::{BasicPalette, Color, MultiPalette, Palette, PaletteMap};
 use inferno::flamegraph::{Options, from_lines};
 
 use super::Title;
 use super::folded::{Begin, folded};
 use crate::diff::{Change, Side};
-use crate::profile::Profile;
+use crate::profile::{Measure, Profile};
 
 /// Draws a profile; the same profile is always drawn alike. Nothing for one without a sample.
 ///
@@ -23,18 +23,22 @@ pub fn flamegraph(profile: &Profile, title: &Title) -> io::Result<Option<String>
     }
     let mut options = Options::default();
     let Title { phase, window, length_us, .. } = title;
-    let seconds = |us: f64| us / 1e6;
+    let Profile { total, quality, .. } = profile;
+    let seconds = *length_us as f64 / 1e6;
+    let megabytes = *total as f64 / 1e6;
     options.title = format!("{}, phase {phase}, {window}", profile.process);
-    options.subtitle = Some(format!(
-        "{:.3} s of CPU in {:.1} s, {} samples",
-        seconds(profile.cpu_ns as f64 / 1e3),
-        seconds(*length_us as f64),
-        profile.quality.samples,
-    ));
-    options.count_name = "µs of CPU".into();
+    let what = match profile.measure {
+        Measure::Cpu => format!("{:.3} s of CPU in {seconds:.1} s", *total as f64 / 1e9),
+        Measure::Heap => format!("{megabytes:.1} MB are held"),
+        Measure::HeapGrowth => format!("{megabytes:.1} MB more are held after {seconds:.1} s"),
+    };
+    options.subtitle = Some(format!("{what}, {} samples", quality.samples));
+    (options.count_name, options.colors) = match profile.measure {
+        Measure::Cpu => ("µs of CPU".into(), Palette::Multi(MultiPalette::Rust)),
+        Measure::Heap | Measure::HeapGrowth => ("kB".into(), Palette::Basic(BasicPalette::Mem)),
+    };
     options.factor = 1e-3;
     options.deterministic = true;
-    options.colors = Palette::Multi(MultiPalette::Rust);
     draw(&mut options, &lines).map(Some)
 }
 
@@ -133,9 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_told_in_its_own_unit() {
+        let heap = Profile { measure: Measure::Heap, total: 12_340_000, ..profile() };
+        let svg = flamegraph(&heap, &Title::default()).unwrap().unwrap();
+        assert!(svg.contains("12.3 MB are held, 10 samples") && svg.contains(" kB"), "{svg}");
+        assert!(!svg.contains("CPU"), "{svg}");
+    }
+
+    #[test]
     fn nothing_is_not_drawn() {
         assert_eq!(flamegraph(&Profile::default(), &Title::default()).unwrap(), None);
-        let idle = Profile { cpu_ns: 0, ..profile() };
+        let mut idle = profile();
+        idle.stacks.iter_mut().for_each(|stack| stack.value = 0);
         assert_eq!(flamegraph(&idle, &Title::default()).unwrap(), None);
     }
 }

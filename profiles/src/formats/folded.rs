@@ -1,4 +1,4 @@
-//! Folded stacks: a line a stack, outermost function first, and the CPU time in ns.
+//! Folded stacks: a line a stack, outermost function first, and the CPU time in ns, or bytes.
 
 use std::collections::BTreeMap;
 
@@ -27,11 +27,12 @@ pub fn folded(profile: &Profile, begin: Begin) -> Vec<String> {
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
     for stack in &profile.stacks {
         let functions = functions(stack, begin);
-        let line = [&*profile.process, &*stack.thread].into_iter().chain(functions);
+        let thread = Some(&*stack.thread).filter(|name| !name.is_empty());
+        let line = [&*profile.process].into_iter().chain(thread).chain(functions);
         let line: Vec<String> = line.map(plain).collect();
-        *lines.entry(line.join(";")).or_default() += stack.samples;
+        *lines.entry(line.join(";")).or_default() += stack.value;
     }
-    lines.iter().map(|(line, samples)| format!("{line} {}", profile.cpu_ns_of(*samples))).collect()
+    lines.iter().map(|(line, value)| format!("{line} {value}")).collect()
 }
 
 /// The stack's functions, outermost first.

@@ -10,11 +10,12 @@ use flate2::write::GzEncoder;
 use prost::Message;
 
 use super::Title;
-use crate::profile::{Profile, Stack};
+use crate::profile::{Measure, Profile, Stack};
 use crate::symbols::Location;
 
 /// The profile, compressed, with labels for phase, window, process and thread. A sample's values are
-/// its count and its CPU time in ns.
+/// its count and its CPU time in ns, or pieces of memory and their bytes, called as Go's heap profiles
+/// call them.
 ///
 /// # Errors
 ///
@@ -147,12 +148,18 @@ impl Writer {
     fn write(mut self, profile: &Profile, title: &Title) -> File {
         // The first string is the empty one.
         self.string("");
-        let samples = ValueType { kind: self.string("samples"), unit: self.string("count") };
-        let cpu = ValueType { kind: self.string("cpu"), unit: self.string("nanoseconds") };
-        self.file.sample_type = vec![samples, cpu];
-        self.file.default_sample_type = cpu.kind;
-        self.file.period_type = Some(cpu);
-        self.file.period = whole(profile.cpu_ns_of(1));
+        let (count, value, period) = match profile.measure {
+            Measure::Cpu => ("samples", ("cpu", "nanoseconds"), "cpu"),
+            Measure::Heap | Measure::HeapGrowth => {
+                ("inuse_objects", ("inuse_space", "bytes"), "space")
+            }
+        };
+        let count = ValueType { kind: self.string(count), unit: self.string("count") };
+        let value = ValueType { kind: self.string(value.0), unit: self.string(value.1) };
+        self.file.sample_type = vec![count, value];
+        self.file.default_sample_type = value.kind;
+        self.file.period_type = Some(ValueType { kind: self.string(period), ..value });
+        self.file.period = whole(profile.period);
         self.file.time_nanos = title.start_us.saturating_mul(1_000);
         self.file.duration_nanos = title.length_us.saturating_mul(1_000);
         for stack in &profile.stacks {
@@ -168,11 +175,13 @@ impl Writer {
             ("process", &profile.process),
             ("thread", &stack.thread),
         ];
+        let labels = labels.into_iter().filter(|(_, text)| !text.is_empty());
         let label =
             labels.map(|(key, text)| Label { key: self.string(key), text: self.string(text) });
+        let label = label.collect();
         let location_id = stack.locations.iter().map(|place| self.place(place)).collect();
-        let value = vec![whole(stack.samples), whole(profile.cpu_ns_of(stack.samples))];
-        self.file.sample.push(Sample { location_id, value, label: label.into() });
+        let value = vec![whole(stack.samples), whole(stack.value)];
+        self.file.sample.push(Sample { location_id, value, label });
     }
 
     fn place(&mut self, location: &Location) -> u64 {
@@ -285,5 +294,21 @@ mod tests {
         assert_eq!((cpu, file.period), (1_000, 100));
         assert_eq!((file.time_nanos, file.duration_nanos), (1_000_000_000, 2_000_000_000));
         assert_eq!(text(file.default_sample_type), "cpu");
+    }
+
+    #[test]
+    fn memory_is_called_as_in_gos_profiles() {
+        let mut heap = Profile { measure: Measure::Heap, period: 65_536, ..testing::profile() };
+        heap.stacks.iter_mut().for_each(|stack| stack.thread.clear());
+        let file = Writer::default().write(&heap, &Title::default());
+        let text = |number: i64| &*file.string_table[usize::try_from(number).unwrap()];
+        let types: Vec<_> =
+            file.sample_type.iter().map(|it| (text(it.kind), text(it.unit))).collect();
+        assert_eq!(types, [("inuse_objects", "count"), ("inuse_space", "bytes")]);
+        assert_eq!(text(file.default_sample_type), "inuse_space");
+        let period = file.period_type.unwrap();
+        assert_eq!((text(period.kind), text(period.unit), file.period), ("space", "bytes", 65_536));
+        let keys: Vec<_> = file.sample[0].label.iter().map(|label| text(label.key)).collect();
+        assert_eq!(keys, ["process"], "it is of no thread");
     }
 }

@@ -20,13 +20,15 @@ pub(crate) fn profile() -> Profile {
         thread: thread.into(),
         locations: [inner, std::slice::from_ref(&clone)].concat(),
         samples,
+        value: 100 * samples,
     };
     let run = location(2, &["walbench_consumer::run"]);
     let decode = location(3, &["decode"]);
     let copy = location(4, &["[T; 4]::copy", "decode"]);
     Profile {
         process: "consumer-0".into(),
-        cpu_ns: 1_000,
+        total: 1_000,
+        period: 100,
         stacks: vec![
             stack("receiver", &[decode.clone(), run.clone()], 4),
             stack("receiver", &[copy, run.clone()], 3),
@@ -35,5 +37,6 @@ pub(crate) fn profile() -> Profile {
             stack("tokio", &[location(6, &["tokio::runtime::park"])], 1),
         ],
         quality: Quality { samples: 10, expected: 10, ..Quality::default() },
+        ..Profile::default()
     }
 }
