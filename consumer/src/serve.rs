@@ -15,6 +15,7 @@ use walbench_phases::address::PostgresAddress;
 use walbench_phases::clickhouse::ClickhouseAddress;
 
 use crate::delivery::Delivered;
+use crate::external;
 use crate::flusher::Flusher;
 use crate::looks;
 use crate::news::{News, saying};
@@ -44,17 +45,26 @@ pub struct Prepare {
     pub clock_correction_us: i64,
     /// Subtracted from the server's clock to have the orchestrator's, in µs.
     pub server_correction_us: i64,
+    /// Write probe rows for a command, and look for them.
+    #[serde(default)]
+    pub probes: bool,
 }
 
-type In = ToWorker<Prepare>;
-type Out = FromWorker<Delivered>;
+pub(crate) type In = ToWorker<Prepare>;
+pub(crate) type Out = FromWorker<Delivered>;
 
-/// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone.
+/// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone. `guard` is
+/// a program with its first arguments that runs what follows them, and ends that when its standard
+/// input is closed: who keeps the plan's `consumer.command`, if there is one.
 ///
 /// # Errors
 /// The consumer can't go on; the orchestrator was told, if it still listens.
-pub async fn serve(mut reader: WorkerReader, mut writer: WorkerWriter) -> Result<(), Failure> {
-    let ended = saying(|news| converse(&mut reader, &mut writer, news)).await;
+pub async fn serve(
+    mut reader: WorkerReader,
+    mut writer: WorkerWriter,
+    guard: &[&str],
+) -> Result<(), Failure> {
+    let ended = saying(|news| converse(&mut reader, &mut writer, guard, news)).await;
     match ended {
         Ok(()) | Err(End::Alone(LinkError::Closed | LinkError::Truncated { .. })) => Ok(()),
         Err(End::Alone(error)) => {
@@ -81,7 +91,7 @@ fn hinted_for_a_plan(failure: Failure) -> Failure {
 }
 
 /// Why a consumer ends before it was told to.
-enum End {
+pub(crate) enum End {
     /// The orchestrator is gone or speaks nonsense.
     Alone(LinkError),
     /// Its own work failed.
@@ -103,9 +113,13 @@ impl From<Failure> for End {
 async fn converse(
     reader: &mut WorkerReader,
     writer: &mut WorkerWriter,
+    guard: &[&str],
     news: News,
 ) -> Result<(), End> {
     let (worker, prepare) = greet(reader, writer).await?;
+    if prepare.plan.consumer.is_external() {
+        return external::converse((worker, prepare), guard, reader, writer).await;
+    }
     let starting = Follower::start(worker, prepare, news);
     let mut follower = tokio::select! {
         follower = starting => follower?,

@@ -21,6 +21,7 @@ mod environment;
 mod event;
 mod flame_diff;
 mod follow;
+mod guard;
 mod keeper;
 mod live;
 mod plan;
@@ -76,6 +77,11 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
+        Command::Guard { command } => {
+            let code = runtime(1)?.block_on(guard::guard(&command));
+            // Whoever reads our standard input may wait for its end still.
+            std::process::exit(code.into())
+        }
         Command::Worker { role, stdio } => serve(role, stdio),
     }
 }
@@ -88,6 +94,10 @@ fn abort_on_panic() {
         std::process::abort();
     }));
 }
+
+/// What keeps a command in a consumer's place. The executable may have been replaced by a build since
+/// we started; this is ours still.
+const GUARD: [&str; 3] = ["/proc/self/exe", "guard", "--"];
 
 /// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
 /// whose orchestrator is gone must not linger in a query.
@@ -102,7 +112,7 @@ fn serve(role: WorkerRole, stdio: bool) -> Result<u8, Ending> {
             if stdio { walbench_metrics::link::from_stdio() } else { worker::own_end()? };
         match role {
             WorkerRole::Producer => walbench_producer::serve(reader, writer).await,
-            WorkerRole::Consumer => walbench_consumer::serve(reader, writer).await,
+            WorkerRole::Consumer => walbench_consumer::serve(reader, writer, &GUARD).await,
             WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
             WorkerRole::Clickhouse => clickhouse::keeper::serve(reader, writer).await,
             WorkerRole::Mock => clickhouse::mock_worker::serve(reader, writer).await,

@@ -92,6 +92,23 @@ impl Profiling {
         }
     }
 
+    /// Samples all processes of a command. Those that were not there at first were started by others
+    /// of them.
+    pub(crate) fn follow_tree(&mut self, process: &str, pids: &[u32]) {
+        let is_first = !self.followed.iter().any(|(known, _)| known == process);
+        for &pid in pids {
+            if !self.followed.insert((process.to_owned(), pid)) {
+                continue;
+            }
+            if is_first {
+                self.attach(process, pid);
+            } else {
+                // Most that can't be looked into have ended at once.
+                let _ = self.sampler.adopt(process, pid);
+            }
+        }
+    }
+
     /// Leaves out what was sampled up to now.
     pub(crate) fn forget(&self) {
         drop(self.sampler.take());

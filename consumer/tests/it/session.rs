@@ -36,8 +36,11 @@ impl Session {
         let (ours, theirs) = pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let (read, write) = tokio::net::UnixStream::from_std(theirs).unwrap().into_split();
-        let worker =
-            tokio::spawn(serve(LinkReader::new(Box::new(read)), LinkWriter::new(Box::new(write))));
+        let worker = tokio::spawn(serve(
+            LinkReader::new(Box::new(read)),
+            LinkWriter::new(Box::new(write)),
+            &[],
+        ));
         let (read, write) = ours.into_split();
         let (reader, writer) = (LinkReader::new(read), LinkWriter::new(write));
         let mut session = Self { reader, writer, samples: Vec::new(), worker };
@@ -56,6 +59,7 @@ impl Session {
             publication: PUBLICATION.into(),
             clock_correction_us: 0,
             server_correction_us: 0,
+            probes: false,
         };
         session.send(ToWorker::Prepare(prepare)).await;
         session

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
@@ -24,7 +23,7 @@ use crate::postgres::claim::{self, Claim};
 use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
-use crate::postgres::source::{Source, slot_names};
+use crate::postgres::source::{Source, ledger_slot_names, slot_names};
 use crate::watch::{Watch, Watched};
 use crate::worker::{CLICKHOUSE_KEEPER, KEEPER, MOCK_CLICKHOUSE, Start, Worker};
 
@@ -91,7 +90,7 @@ impl Run {
         let maintenance = patience.wait(what, STEP_TIMEOUT, 1, Control::open(server)).await?;
         let checking = preflight::check(&maintenance, plan);
         let facts = patience.wait(what, STEP_TIMEOUT, 1, checking).await?;
-        let slots = slot_names(plan);
+        let slots = [slot_names(plan), ledger_slot_names(plan)].concat();
         let clearing = claim::clear_the_way(&maintenance, database, &slots);
         patience.wait("remove what was left behind", STEP_TIMEOUT, 1, clearing).await?;
         let making = Claim::make(maintenance, database, run_id);
@@ -227,6 +226,7 @@ impl Run {
                 publication: source.publications[n].clone(),
                 clock_correction_us: worker.clock.correction_us(),
                 server_correction_us: server_clock.correction_us(),
+                probes: n == 0,
             };
             worker.prepare(&prepare).await?;
         }
@@ -248,7 +248,12 @@ impl Run {
 
     /// Waits until each of these workers has said that it is ready.
     async fn until_ready(&mut self, workers: &[usize]) -> Result<(), Stop> {
-        let deadline = Instant::now() + READY_TIMEOUT;
+        // A command that is not ready in its time is named by who keeps it.
+        let of_a_command = match self.plan.consumer.is_external() {
+            true => self.plan.limits.command_start_sec,
+            false => 0.0,
+        };
+        let deadline = Self::after(READY_TIMEOUT.as_secs_f64() + of_a_command);
         let mut waiting = workers.to_vec();
         while let Some(&first) = waiting.first() {
             match self.next(deadline).await? {
@@ -284,9 +289,8 @@ impl Run {
                 .then(|| Account::new(destination.clients.clone(), destination.database())),
             root: server.map(|number| self.workers[number].pid),
         });
-        let wants_doctor = self.plan.profiling.wants_doctor();
         let starting =
-            Watch::start(source, &workers, postmaster, watched, wants_doctor, &self.sender);
+            Watch::start(source, &workers, postmaster, watched, &self.plan, &self.sender);
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);
@@ -301,21 +305,25 @@ impl Run {
             true => self.producers.clone(),
             false => 0..0,
         };
+        let is_external = self.plan.consumer.is_external();
         for number in self.consumers.clone().chain(producers) {
             let worker = &self.workers[number];
-            if worker.is_local {
+            if is_external && self.consumers.contains(&number) && worker.is_local {
+                // By its processes, which come and go.
+            } else if worker.is_local {
                 profiling.attach(&worker.name, worker.pid);
             } else {
                 let text = format!("{} runs elsewhere and is not sampled", worker.name);
                 profiling.allowances.push(text);
             }
         }
-        self.profile_walsenders();
+        self.profile_others();
     }
 
-    /// A consumer that reconnected has another walsender.
-    pub(super) fn profile_walsenders(&mut self) {
+    /// A consumer that reconnected has another walsender, and a command has other processes.
+    pub(super) fn profile_others(&mut self) {
         let (Some(watch), Some(profiling)) = (&self.watch, &mut self.profiling) else { return };
+        watch.commands().for_each(|(name, pids)| profiling.follow_tree(name, &pids));
         if self.plan.profiling.walsenders {
             watch.walsenders().for_each(|(name, pid)| profiling.follow(name, pid));
         }
