@@ -16,6 +16,9 @@ pub struct Delivered {
     pub out_of_order: u64,
     /// Row versions without a stamp of this run.
     pub unstamped_rows: u64,
+    /// What a reader of the results must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Delivered {

@@ -11,7 +11,8 @@
 //! costs no allocation and one copy. What is done with what arrives is decided by the state machine
 //! in `stream`, which knows no sockets; `receiver` is the thread around it, `source` the way to a
 //! running stream, `flusher` the way to the sink, `news` what of all that is said. [`copy`] brings the rows that were there before the
-//! stream. [`verify`] proves that everything arrived. `ceiling` is how fast each part can be.
+//! stream. [`verify`] proves that everything arrived. `ceiling` is how fast each part can be. `external` is
+//! what there is instead of all that where another program takes the consumer's place.
 
 pub mod catalogue;
 pub mod clickhouse;
@@ -24,6 +25,7 @@ pub mod verify;
 mod backoff;
 mod ceiling;
 mod delivery;
+mod external;
 mod flusher;
 mod follow;
 mod looks;
@@ -45,6 +47,7 @@ mod waker;
 
 pub use ceiling::{BareRead, Measure, Reading, cpu_us, measure, read_bare};
 pub use delivery::Delivered;
+pub use external::{PROBE_TABLE, ledger_slot};
 pub use follow::{Follow, Following, Recent, Total};
 pub use news::{News, saying};
 pub use serve::{Prepare, serve};

@@ -17,6 +17,7 @@ use walbench_phases::address::PostgresAddress;
 use walbench_phases::clickhouse::ClickhouseAddress;
 
 use crate::delivery::Delivered;
+use crate::external;
 use crate::flusher::Flusher;
 use crate::looks;
 use crate::news::{News, saying};
@@ -46,13 +47,18 @@ pub struct Prepare {
     pub clock_correction_us: i64,
     /// Subtracted from the server's clock to have the orchestrator's, in µs.
     pub server_correction_us: i64,
+    /// Write probe rows for a command, and look for them.
+    #[serde(default)]
+    pub probes: bool,
 }
 
-type In = ToWorker<Prepare>;
-type Out = FromWorker<Delivered>;
+pub(crate) type In = ToWorker<Prepare>;
+pub(crate) type Out = FromWorker<Delivered>;
 
 /// Lives a consumer's life: from the orchestrator's greeting until it says stop or is gone. What a
-/// `sampler` takes of it is handed over with each sample.
+/// `sampler` takes of it is handed over with each sample. `guard` is a program with its first arguments
+/// that runs what follows them, and ends that when its standard input is closed: who keeps the plan's
+/// `consumer.command`, if there is one.
 ///
 /// # Errors
 /// The consumer can't go on; the orchestrator was told, if it still listens.
@@ -60,8 +66,9 @@ pub async fn serve(
     mut reader: WorkerReader,
     mut writer: WorkerWriter,
     sampler: Option<Box<dyn OwnSampler>>,
+    guard: &[&str],
 ) -> Result<(), Failure> {
-    let ended = saying(|news| converse(&mut reader, &mut writer, sampler, news)).await;
+    let ended = saying(|news| converse(&mut reader, &mut writer, sampler, guard, news)).await;
     match ended {
         Ok(()) | Err(End::Alone(LinkError::Closed | LinkError::Truncated { .. })) => Ok(()),
         Err(End::Alone(error)) => {
@@ -88,7 +95,7 @@ fn hinted_for_a_plan(failure: Failure) -> Failure {
 }
 
 /// Why a consumer ends before it was told to.
-enum End {
+pub(crate) enum End {
     /// The orchestrator is gone or speaks nonsense.
     Alone(LinkError),
     /// Its own work failed.
@@ -111,9 +118,13 @@ async fn converse(
     reader: &mut WorkerReader,
     writer: &mut WorkerWriter,
     sampler: Option<Box<dyn OwnSampler>>,
+    guard: &[&str],
     news: News,
 ) -> Result<(), End> {
     let (worker, prepare) = greet(reader, writer).await?;
+    if prepare.plan.consumer.is_external() {
+        return external::converse((worker, prepare), guard, reader, writer).await;
+    }
     let starting = Follower::start(worker, prepare, sampler, news);
     let mut follower = tokio::select! {
         follower = starting => follower?,

@@ -48,6 +48,16 @@ impl Cuts {
             .fold(next_second, i64::min)
     }
 
+    /// The last cut up to a moment; the start, before it.
+    #[must_use]
+    pub fn last_until(&self, now_us: i64) -> i64 {
+        let seconds = (now_us - self.start_us).div_euclid(SECOND_US).max(0);
+        [self.measured_us, self.end_us]
+            .into_iter()
+            .filter(|boundary| *boundary <= now_us)
+            .fold(self.start_us + seconds * SECOND_US, i64::max)
+    }
+
     /// The window a moment lies in.
     #[must_use]
     pub fn window_at(&self, now_us: i64) -> Window {
@@ -74,6 +84,18 @@ mod tests {
             seen.push((now - 10_000_000) / 100_000);
         }
         assert_eq!(seen, [10, 15, 20, 30, 35, 40, 50]);
+    }
+
+    #[test]
+    fn each_moment_lies_between_two_cuts() {
+        let cuts = Cuts::new(10_000_000, 1.5, 2.0);
+        for (now, last, next) in
+            [(99, 100, 110), (100, 100, 110), (114, 110, 115), (115, 115, 120), (151, 150, 160)]
+        {
+            let (last_us, next_us) =
+                (cuts.last_until(now * 100_000), cuts.next_after(now * 100_000));
+            assert_eq!((last_us / 100_000, next_us / 100_000), (last, next), "{now}");
+        }
     }
 
     #[test]

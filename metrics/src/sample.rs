@@ -183,28 +183,43 @@ pub struct Lag {
     pub commit_to_flushed: Timing,
     /// Due → acknowledged by the sink; stamped rows only.
     pub due_to_flushed: Timing,
+    /// Commit → to be read in ClickHouse; of probe rows, where they were asked for.
+    #[serde(default, skip_serializing_if = "Timing::is_empty")]
+    pub commit_to_visible: Timing,
 }
 
 impl Lag {
     /// Adds another's timings.
     pub fn merge(&mut self, other: &Self) {
-        let Self { commit_to_received, received_to_flushed, commit_to_flushed, due_to_flushed } =
-            other;
+        let Self {
+            commit_to_received,
+            received_to_flushed,
+            commit_to_flushed,
+            due_to_flushed,
+            commit_to_visible,
+        } = other;
         self.commit_to_received.merge(commit_to_received);
         self.received_to_flushed.merge(received_to_flushed);
         self.commit_to_flushed.merge(commit_to_flushed);
         self.due_to_flushed.merge(due_to_flushed);
+        self.commit_to_visible.merge(commit_to_visible);
     }
 
     /// Negative samples of all stages: evidence that two clocks disagree.
     #[must_use]
     pub fn negative(&self) -> u64 {
-        let Self { commit_to_received, received_to_flushed, commit_to_flushed, due_to_flushed } =
-            self;
+        let Self {
+            commit_to_received,
+            received_to_flushed,
+            commit_to_flushed,
+            due_to_flushed,
+            commit_to_visible,
+        } = self;
         commit_to_received.negative()
             + received_to_flushed.negative()
             + commit_to_flushed.negative()
             + due_to_flushed.negative()
+            + commit_to_visible.negative()
     }
 }
 

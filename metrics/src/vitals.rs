@@ -218,6 +218,17 @@ pub struct Scheduling {
     pub threads: Vec<ThreadUse>,
 }
 
+impl Scheduling {
+    /// Adds another process's.
+    pub fn merge(&mut self, other: Self) {
+        let Self { run_delay_us, voluntary_switches, involuntary_switches, threads } = other;
+        self.run_delay_us += run_delay_us;
+        self.voluntary_switches += voluntary_switches;
+        self.involuntary_switches += involuntary_switches;
+        self.threads.extend(threads);
+    }
+}
+
 /// What PostgreSQL's processes of one kind waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

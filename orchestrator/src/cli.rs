@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -92,6 +93,13 @@ pub(crate) enum Command {
     Clickhouse(ClickHouseArgs),
     /// Get what walbench needs and this machine lacks: an embedded ClickHouse, by npm
     Setup,
+    /// Run a command, and end it when standard input is closed; started by walbench itself
+    #[command(hide = true)]
+    Guard {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Be a worker process; started by walbench itself
     #[command(hide = true)]
     Worker {

@@ -22,6 +22,8 @@ pub(crate) struct Live {
     phases: usize,
     /// walbench itself writes rows.
     writes: bool,
+    /// What another program delivers is known when the phase is over.
+    is_external: bool,
     bar: Option<ProgressBar>,
     phase: String,
     started: Instant,
@@ -77,6 +79,7 @@ impl Live {
             verbose,
             phases: plan.phases.len(),
             writes: plan.producer.enabled,
+            is_external: plan.consumer.is_external(),
             bar,
             phase: String::new(),
             started: Instant::now(),
@@ -179,7 +182,7 @@ impl Live {
         if !due || self.second.delivered.covered_us.is_none() {
             return;
         }
-        let line = self.second.line();
+        let line = self.second.line(self.is_external);
         match &self.bar {
             Some(bar) => bar.set_message(line),
             None => {
@@ -200,12 +203,16 @@ impl Live {
 }
 
 impl Second {
-    fn line(&self) -> String {
+    fn line(&self, is_external: bool) -> String {
         let ms = |us: Option<u64>| us.map_or("-".into(), |us| format!("{:.1}", us as f64 / 1e3));
         let failed = match self.failed {
             0 => String::new(),
             rows => format!(" · {rows} rows failed"),
         };
+        if is_external {
+            let (written, backlog) = (self.written.per_second(), self.backlog_bytes as f64 / 1e6);
+            return format!("written {written:.0}/s · not confirmed {backlog:.1} MB{failed}");
+        }
         format!(
             "written {:.0}/s · delivered {:.0}/s · lag p50 {} ms, p99 {} ms · backlog {:.1} MB{failed}",
             self.written.per_second(),

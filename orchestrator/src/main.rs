@@ -23,6 +23,7 @@ mod environment;
 mod event;
 mod flame_diff;
 mod follow;
+mod guard;
 mod heaps;
 mod keeper;
 mod live;
@@ -84,6 +85,11 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clean(args) => runtime(1)?.block_on(clean::clean(&args)),
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
+        Command::Guard { command } => {
+            let code = runtime(1)?.block_on(guard::guard(&command));
+            // Whoever reads our standard input may wait for its end still.
+            std::process::exit(code.into())
+        }
         Command::Worker { role, stdio, pprof, heap } => {
             if heap {
                 allocator::profile()?;
@@ -102,6 +108,10 @@ fn abort_on_panic() {
     }));
 }
 
+/// What keeps a command in a consumer's place. The executable may have been replaced by a build since
+/// we started; this is ours still.
+const GUARD: [&str; 3] = ["/proc/self/exe", "guard", "--"];
+
 /// A worker's life. The process ends with it at once, whatever its threads are doing: a worker
 /// whose orchestrator is gone must not linger in a query.
 fn serve(role: WorkerRole, stdio: bool, pprof_hz: Option<u32>) -> Result<u8, Ending> {
@@ -118,7 +128,7 @@ fn serve(role: WorkerRole, stdio: bool, pprof_hz: Option<u32>) -> Result<u8, End
             if stdio { walbench_metrics::link::from_stdio() } else { worker::own_end()? };
         match role {
             WorkerRole::Producer => walbench_producer::serve(reader, writer, sampler).await,
-            WorkerRole::Consumer => walbench_consumer::serve(reader, writer, sampler).await,
+            WorkerRole::Consumer => walbench_consumer::serve(reader, writer, sampler, &GUARD).await,
             WorkerRole::Postgres => postgres::keeper::serve(reader, writer).await,
             WorkerRole::Clickhouse => clickhouse::keeper::serve(reader, writer).await,
             WorkerRole::Mock => clickhouse::mock_worker::serve(reader, writer).await,

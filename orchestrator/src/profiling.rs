@@ -29,10 +29,14 @@ pub(crate) struct Profiling {
     symbols: Symbols,
     timeline: Timeline,
     followed: BTreeSet<(String, u32)>,
-    /// Producers are sampled as well.
+    /// Consumers of our own are sampled: what keeps a command is not.
+    pub(crate) with_consumers: bool,
+    /// Producers are.
     pub(crate) with_producers: bool,
     /// Walsenders are.
     pub(crate) with_walsenders: bool,
+    /// The processes of commands are, which come and go.
+    pub(crate) with_commands: bool,
     /// What a reader must know of what was not sampled, or not written.
     pub(crate) allowances: Vec<String>,
 }
@@ -70,10 +74,13 @@ impl Profiling {
         let sampler = Sampler::start(backend, plan.profiling.rate_hz)
             .map_err(|e| Failure::new("the sampler's thread can't be started").caused_by(&e))?;
         let mut allowances = Vec::new();
-        if backend == Backend::Pprof {
+        let sees_others = backend != Backend::Pprof;
+        let is_external = plan.consumer.is_external();
+        if !sees_others {
+            let others = if is_external { "walsenders and commands" } else { "walsenders" };
             allowances.push(format!(
                 "pprof samples walbench's own processes alone, {} times for each second that they \
-                 run: walsenders are not sampled, and where the kernel was is not seen",
+                 run: {others} are not sampled, and where the kernel was is not seen",
                 sampler.rate_hz()
             ));
         }
@@ -82,15 +89,18 @@ impl Profiling {
             sampler,
             symbols: Symbols::default(),
             followed: BTreeSet::new(),
+            with_consumers: !is_external,
             with_producers: plan.profiling.producers,
-            with_walsenders: plan.profiling.walsenders && backend != Backend::Pprof,
+            with_walsenders: plan.profiling.walsenders && sees_others,
+            with_commands: is_external && sees_others,
             allowances,
         }))
     }
 
     /// How often a worker of this role is to sample itself, if it is.
     pub(crate) fn pprof_hz(&self, role: &str) -> Option<u32> {
-        let is_sampled = role == CONSUMER || (role == PRODUCER && self.with_producers);
+        let is_sampled =
+            (role == CONSUMER && self.with_consumers) || (role == PRODUCER && self.with_producers);
         (is_sampled && self.sampler.backend() == Backend::Pprof).then(|| self.sampler.rate_hz())
     }
 
@@ -110,6 +120,23 @@ impl Profiling {
     pub(crate) fn follow(&mut self, process: &str, pid: u32) {
         if self.followed.insert((process.to_owned(), pid)) {
             self.attach(process, pid);
+        }
+    }
+
+    /// Samples all processes of a command. Those that were not there at first were started by others
+    /// of them.
+    pub(crate) fn follow_tree(&mut self, process: &str, pids: &[u32]) {
+        let is_first = !self.followed.iter().any(|(known, _)| known == process);
+        for &pid in pids {
+            if !self.followed.insert((process.to_owned(), pid)) {
+                continue;
+            }
+            if is_first {
+                self.attach(process, pid);
+            } else {
+                // Most that can't be looked into have ended at once.
+                let _ = self.sampler.adopt(process, pid);
+            }
         }
     }
 

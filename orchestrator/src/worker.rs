@@ -227,7 +227,8 @@ impl Worker {
         let told = Failure::new(format!("{} failed", self.name)).because(failure);
         let tail = tail(&self.log, LOG_TAIL_LINES);
         // The same failure is written there, too, a moment before or after now.
-        let lines: Vec<&str> = tail.lines().take_while(|l| !l.starts_with("error: ")).collect();
+        let first = format!("error: {}", told.causes[0]);
+        let lines: Vec<&str> = tail.lines().take_while(|line| *line != first).collect();
         with_log(told, &lines.join("\n"))
     }
 }

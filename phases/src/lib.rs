@@ -5,6 +5,7 @@
 //! - [`builtin`]: the plans that come with walbench.
 //! - [`schedule`]: when each transaction is due.
 //! - [`threshold`]: expressions that must hold in every phase.
+//! - [`command`]: what a command in the consumer's place may ask for.
 //! - [`address`] and [`tls`]: where PostgreSQL is and how the way there is encrypted; [`clickhouse`]:
 //!   the same of ClickHouse.
 //!
@@ -13,6 +14,7 @@
 pub mod address;
 pub mod builtin;
 pub mod clickhouse;
+pub mod command;
 mod draft;
 mod env;
 pub mod faults;

@@ -60,6 +60,14 @@ pub struct Plan {
     pub thresholds: BTreeMap<String, String>,
 }
 
+impl Plan {
+    /// There is a ClickHouse to write into, be it a mock server.
+    #[must_use]
+    pub fn has_clickhouse(&self) -> bool {
+        self.clickhouse.mode != ClickhouseMode::Mock || self.consumer.mock_level == MockLevel::Http
+    }
+}
+
 fn default_name() -> String {
     "run".into()
 }
@@ -599,6 +607,25 @@ pub struct Consumer {
     /// Command that starts walbench elsewhere (`["ssh", "host", "walbench"]`); empty: here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub launcher: Vec<String>,
+    /// Any other program in the consumers' place: it and its arguments, with placeholders such as
+    /// `{postgres_url}`, `{slot}` and `{publication}`; empty: walbench's own consumer. Beside it
+    /// only `processes`, `distribution`, `launcher`, `record_timings`, `visible_sql` and
+    /// `mock_level = "http"` mean something in this section.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// With a command: a query for ClickHouse that says the largest `id` of `walbench_probe` that is
+    /// to be read there, such as `SELECT max(id) FROM {clickhouse_database}.walbench_probe`. Ten rows
+    /// a second are written into that table, and asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visible_sql: Option<String>,
+}
+
+impl Consumer {
+    /// Another program takes the consumers' place.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        !self.command.is_empty()
+    }
 }
 
 impl Default for Consumer {
@@ -632,6 +659,8 @@ impl Default for Consumer {
             mock_dir: None,
             record_timings: true,
             launcher: Vec::new(),
+            command: Vec::new(),
+            visible_sql: None,
         }
     }
 }
@@ -816,6 +845,9 @@ pub struct Limits {
     /// Seconds without a word from a worker after which it counts as hung.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub worker_silence_sec: f64,
+    /// Seconds that `consumer.command` may take until it streams from its slot.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub command_start_sec: f64,
     /// Largest shortfall of the achieved rate against the target before the run is invalid, in
     /// percent.
     #[schemars(range(min = 0.0, max = 100.0))]
@@ -828,6 +860,7 @@ impl Default for Limits {
             drain_sec: 60.0,
             catch_up_sec: 30.0,
             worker_silence_sec: 30.0,
+            command_start_sec: 60.0,
             rate_tolerance_percent: 1.0,
         }
     }

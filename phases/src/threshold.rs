@@ -76,6 +76,8 @@ pub enum LagStage {
     CommitToFlushed,
     /// Due by the schedule to acknowledged by the sink.
     DueToFlushed,
+    /// Committed in PostgreSQL to be read in ClickHouse, of probe rows.
+    CommitToVisible,
 }
 
 /// A statistic of a timing.
@@ -237,6 +239,9 @@ impl Metric {
             Self::Timing(Timing::Lag(LagStage::DueToFlushed), _) => {
                 "due to acknowledged by the sink"
             }
+            Self::Timing(Timing::Lag(LagStage::CommitToVisible), _) => {
+                "committed to be read in ClickHouse"
+            }
             Self::ConsumerThroughput => "rows a second the consumers delivered",
             Self::ConsumerErrors => "errors of the consumers",
             Self::ConsumerRetries => "flushes that were tried again",
@@ -309,7 +314,7 @@ impl fmt::Display for Metric {
 }
 
 impl Timing {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Lateness,
         Self::Service,
         Self::Response,
@@ -318,6 +323,7 @@ impl Timing {
         Self::Lag(LagStage::ReceivedToFlushed),
         Self::Lag(LagStage::CommitToFlushed),
         Self::Lag(LagStage::DueToFlushed),
+        Self::Lag(LagStage::CommitToVisible),
     ];
 }
 
@@ -332,6 +338,7 @@ impl fmt::Display for Timing {
             Self::Lag(LagStage::ReceivedToFlushed) => "lag.received_to_flushed",
             Self::Lag(LagStage::CommitToFlushed) => "lag.commit_to_flushed",
             Self::Lag(LagStage::DueToFlushed) => "lag.due_to_flushed",
+            Self::Lag(LagStage::CommitToVisible) => "lag.commit_to_visible",
         })
     }
 }

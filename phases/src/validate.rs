@@ -6,6 +6,7 @@ use walbench_metrics::Window;
 
 use crate::address::PostgresAddress;
 use crate::clickhouse::ClickhouseAddress;
+use crate::command::{PlaceholderError, placeholders};
 use crate::hint::list;
 use crate::key::KeyPath;
 use crate::plan::{
@@ -34,6 +35,7 @@ pub(crate) fn check(plan: &Plan) -> Vec<Finding> {
     findings.producer(&plan.producer, &plan.postgres);
     findings.consumer(&plan.consumer, &plan.producer);
     findings.profiling(&plan.profiling);
+    findings.command(plan);
     for (name, expression) in &plan.thresholds {
         if let Err(error) = Threshold::parse(expression) {
             let key = KeyPath::root().then("thresholds").then(name.as_str());
@@ -288,7 +290,72 @@ impl Findings {
             );
         }
     }
+
+    /// Another program in the consumers' place.
+    fn command(&mut self, plan: &Plan) {
+        let consumer = &plan.consumer;
+        let key = |name: &str| KeyPath::root().then("consumer").then(name);
+        if consumer.command.first().is_some_and(String::is_empty) {
+            let hint =
+                said("it is the program and its arguments, such as [\"my-consumer\", \"{slot}\"]");
+            self.add([key("command").then(0)], "must not be empty", hint);
+        }
+        for (index, argument) in consumer.command.iter().enumerate() {
+            self.placeholders(&key("command").then(index), argument, plan);
+        }
+        self.own_keys(consumer);
+        let Some(sql) = &consumer.visible_sql else { return };
+        self.placeholders(&key("visible_sql"), sql, plan);
+        if !consumer.is_external() {
+            let hint =
+                said("walbench's own consumer tells when ClickHouse has its rows: leave it out");
+            self.add(
+                [key("visible_sql"), key("command")],
+                "has no effect without consumer.command",
+                hint,
+            );
+        } else if !plan.has_clickhouse() {
+            let mode = KeyPath::root().then("clickhouse").then("mode");
+            self.add(
+                [key("visible_sql"), mode],
+                "asks a ClickHouse, and the plan has none",
+                said(A_CLICKHOUSE),
+            );
+        }
+    }
+
+    fn placeholders(&mut self, key: &KeyPath, text: &str, plan: &Plan) {
+        match placeholders(text) {
+            Err(PlaceholderError { message, hint }) => self.add([key.clone()], message, hint),
+            Ok(found) => {
+                let needs = found.into_iter().find(|placeholder| placeholder.needs_clickhouse());
+                if let Some(placeholder) = needs.filter(|_| !plan.has_clickhouse()) {
+                    let name = placeholder.name();
+                    let message = format!("{{{name}}} is of a ClickHouse, and the plan has none");
+                    let mode = KeyPath::root().then("clickhouse").then("mode");
+                    self.add([key.clone(), mode], message, said(A_CLICKHOUSE));
+                }
+            }
+        }
+    }
+
+    /// What asks a command for something that only walbench's own consumer gives.
+    fn own_keys(&mut self, consumer: &Consumer) {
+        let key = |name: &str| KeyPath::root().then("consumer").then(name);
+        let is_own = matches!(consumer.mock_level, MockLevel::Discard | MockLevel::Files);
+        if consumer.is_external() && is_own {
+            self.add(
+                [key("mock_level"), key("command")],
+                "is a way of walbench's own consumer, whose place consumer.command takes",
+                said("leave one of them out, or set \"http\" to have a mock server"),
+            );
+        }
+    }
 }
+
+/// What gives a plan a ClickHouse.
+const A_CLICKHOUSE: &str =
+    "set clickhouse.mode = \"managed\" or \"url\", or consumer.mock_level = \"http\"";
 
 fn said(hint: &str) -> Option<String> {
     Some(hint.into())

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`process`]: CPU time and memory of one process.
-//! - [`process_group`]: CPU time and memory of a server and its children together.
+//! - [`process_group`]: CPU time and memory of a process and all that it started together.
 //! - [`scheduling`]: how the threads of one process are scheduled.
 //! - [`machine`]: what a run ran on; [`machine_use`]: how it spends its time.
 //! - [`sampler`]: samples of processes; [`recording`]: what they are.
@@ -38,7 +38,7 @@ pub use machine::{Machine, filesystem_of};
 pub use machine_use::MachineMeter;
 pub use process::{ProcessMeter, Usage};
 pub use process_group::TreeMeter;
-pub use scheduling::SchedulingMeter;
+pub use scheduling::{GroupSchedulingMeter, SchedulingMeter};
 
 /// Why a process can't be measured.
 #[derive(Debug, thiserror::Error)]

@@ -64,6 +64,18 @@ impl ProcessMeter {
         self.last
     }
 
+    /// CPU time of the children that it has waited for, and of those that these had, in µs; `None`
+    /// once it has ended.
+    pub(crate) fn waited_for_us(&self) -> Option<u64> {
+        let stat = self.process.stat().ok()?;
+        Some(ticks_to_us(u64::try_from(stat.cutime + stat.cstime).unwrap_or_default()))
+    }
+
+    /// The process in `/proc`.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Resident memory that is the process's own, and that it may share with others, in bytes.
     /// Source: proc(5), `/proc/pid/statm`.
     pub(crate) fn own_and_shared_bytes(&self) -> Option<(u64, u64)> {

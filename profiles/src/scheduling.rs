@@ -1,6 +1,7 @@
 //! How the threads of a process are scheduled.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use procfs::process::{Process, Task};
@@ -76,6 +77,29 @@ impl SchedulingMeter {
     }
 }
 
+/// Measures the threads of several processes together, which come and go.
+#[derive(Debug, Default)]
+pub struct GroupSchedulingMeter(BTreeMap<u32, SchedulingMeter>);
+
+impl GroupSchedulingMeter {
+    /// What the threads of these processes had since the last time, or since they were first named;
+    /// `None` if nothing is known of any.
+    pub fn read(&mut self, pids: &[u32]) -> Option<Scheduling> {
+        self.0.retain(|pid, _| pids.contains(pid));
+        for &pid in pids {
+            if let Entry::Vacant(entry) = self.0.entry(pid)
+                && let Ok(meter) = SchedulingMeter::open(pid)
+            {
+                entry.insert(meter);
+            }
+        }
+        self.0.values_mut().filter_map(SchedulingMeter::read).reduce(|mut all, other| {
+            all.merge(other);
+            all
+        })
+    }
+}
+
 /// Source: proc(5), `/proc/pid/task/tid/schedstat` and `status`.
 fn thread(task: &Task) -> Option<(Thread, String)> {
     let schedstat = task.schedstat().ok()?;
@@ -121,6 +145,18 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         let later = meter.read().unwrap();
         assert!(later.threads.iter().all(|t| !t.name.starts_with("spinner/")), "{later:?}");
+    }
+
+    #[test]
+    fn processes_of_a_group_come_and_go() {
+        let mut meter = GroupSchedulingMeter::default();
+        assert_eq!(meter.read(&[]), None);
+        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        let both = [std::process::id(), child.id()];
+        assert!(meter.read(&both).is_some() && meter.0.len() == 2);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(meter.read(&both[..1]).is_some() && meter.0.len() == 1);
     }
 
     #[test]

@@ -131,6 +131,14 @@ fn notes(
             .into(),
         clocks(environment),
     ];
+    notes.extend(plan.consumer.is_external().then(|| {
+        "consumer.command has the consumer's place: a row is delivered when its slot is confirmed \
+         beyond it, which is looked for every 10 ms, and lag is up to then. What the command does not \
+         tell (flushes, retries, errors, what came again) is not known, and ClickHouse's tables, which \
+         are its own, were not compared with PostgreSQL's. Bytes received are those of the same changes \
+         in pgoutput's text form."
+            .into()
+    }));
     if negative > 0 {
         let samples = human::counted(negative, "lag sample");
         notes.push(format!(
@@ -190,6 +198,9 @@ fn sink(plan: &Plan, environment: &Environment) -> String {
     if let Some(server) = clickhouse {
         let what = server.description.as_deref().unwrap_or("an existing server");
         return format!("Sink: ClickHouse {}, {what}.", server.version);
+    }
+    if plan.consumer.is_external() {
+        return "Sink: whatever the command writes into.".into();
     }
     let what = match (plan.clickhouse.mode, plan.consumer.mock_level) {
         (ClickhouseMode::Mock, MockLevel::Discard) => "mock, rows are decoded and discarded",

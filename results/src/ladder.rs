@@ -103,6 +103,12 @@ impl Ladder {
         (rungs.sent > 0 && rungs.received > 0).then(|| rungs.sent.saturating_sub(rungs.received))
     }
 
+    /// Bytes of WAL that were sent to a consumer and not confirmed by it just before a moment.
+    pub(crate) fn unconfirmed_bytes(&self, consumer: u32, at_us: i64) -> Option<u64> {
+        let rungs = self.consumers.get(&consumer)?.get(&self.time.number(at_us - 1))?.rungs;
+        (rungs.sent > 0 && rungs.confirmed > 0).then(|| rungs.sent.saturating_sub(rungs.confirmed))
+    }
+
     /// Longest time between two moments in which what was durable went beyond what was confirmed, and
     /// that stood still, in seconds.
     pub(crate) fn confirm_stall_sec(&self, window_us: (i64, i64)) -> Option<f64> {

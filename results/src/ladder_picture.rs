@@ -36,6 +36,9 @@ const BEHIND: [&str; 5] = [
     "durable, not confirmed",
 ];
 
+/// What is known of another program beside the first of them.
+const SENT_AND_NOT_CONFIRMED: &str = "sent, not confirmed";
+
 /// What a receiving thread does.
 const DOES: [&str; 5] = [
     "waits for data",
@@ -79,7 +82,8 @@ fn draw(source: PhaseSource<'_>, consumer: u32, steps: &[(f64, Step)]) -> Option
     let since_start = |us: i64| (us - outcome.started_us) as f64 / 1e6;
     let measured_sec = since_start(outcome.measured_from_us)..since_start(outcome.scheduled_end_us);
     let title = format!("{}, consumer-{consumer}", source.phase.name);
-    Picture { title: &title, steps, measured_sec }.draw()
+    let is_external = source.plan.consumer.is_external();
+    Picture { title: &title, steps, measured_sec, is_external }.draw()
 }
 
 /// One consumer in one phase.
@@ -90,6 +94,8 @@ struct Picture<'a> {
     steps: &'a [(f64, Step)],
     /// The measured window, in the same seconds.
     measured_sec: Range<f64>,
+    /// Another program than walbench, of which PostgreSQL's side alone is known.
+    is_external: bool,
 }
 
 type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
@@ -112,6 +118,11 @@ impl Picture<'_> {
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
         let area = area.titled(self.title, ("sans-serif", 20))?;
+        if self.is_external {
+            self.behind(&area, seconds)?;
+            area.present()?;
+            return Ok(());
+        }
         let (above, below) = area.split_vertically(380);
         self.behind(&above, seconds.clone())?;
         self.time(&below, seconds)?;
@@ -131,7 +142,12 @@ impl Picture<'_> {
         chart.configure_mesh().y_desc("MiB").x_desc("seconds of the phase").draw()?;
         stack(&mut chart, &parts)?;
         // The uppermost area first.
-        explain(&legend, BEHIND.into_iter().zip(COLORS).rev(), &[])
+        let parts = BEHIND.into_iter().zip(COLORS).rev();
+        if self.is_external {
+            let known = [(SENT_AND_NOT_CONFIRMED, COLORS[4]), (BEHIND[0], COLORS[0])];
+            return explain(&legend, known.into_iter(), &[]);
+        }
+        explain(&legend, parts, &[])
     }
 
     fn time(&self, area: &Area<'_>, seconds: Range<f64>) -> Drawn {
@@ -280,8 +296,12 @@ mod tests {
             ..Step::default()
         };
         let steps: Vec<_> = (0..20u64).map(|n| (n as f64, step(n))).collect();
-        let picture =
-            Picture { title: "steady, consumer-0", steps: &steps, measured_sec: 2.0..18.0 };
+        let picture = Picture {
+            title: "steady, consumer-0",
+            steps: &steps,
+            measured_sec: 2.0..18.0,
+            is_external: false,
+        };
         let svg = picture.draw().unwrap();
         for text in BEHIND.into_iter().chain(DOES).chain(["steady, consumer-0", "MiB"]) {
             assert!(svg.contains(text), "{text}");

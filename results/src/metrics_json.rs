@@ -218,7 +218,8 @@ pub struct ConsumerFigures {
     pub rows: u64,
     /// Row versions received from PostgreSQL.
     pub received_rows: u64,
-    /// Batches the sink acknowledged.
+    /// Batches the sink acknowledged; of another program in the consumer's place, confirmations of its
+    /// slot.
     pub batches: u64,
     /// Mean rows of a batch.
     pub mean_batch_rows: Option<f64>,
@@ -231,12 +232,14 @@ pub struct ConsumerFigures {
     pub drain_throughput: Option<f64>,
     /// All rows, over the time from the window's start to the end of the drain.
     pub end_to_end_throughput: Option<f64>,
-    /// Bytes handed to the sink, after compression.
-    pub bytes: u64,
-    /// Bytes received on the replication stream.
+    /// Bytes handed to the sink, after compression; like all that another program in the consumer's
+    /// place does not tell, `null` then.
+    pub bytes: Option<u64>,
+    /// Bytes received on the replication stream; of another program, those that the same changes have
+    /// in pgoutput's text form.
     pub received_bytes: u64,
     /// Bytes of encoded rows, before compression.
-    pub encoded_bytes: u64,
+    pub encoded_bytes: Option<u64>,
     /// Longest time, in steps of a second, in which rows were written and none was delivered,
     /// warm-up and drain included; `null` where none was of two seconds.
     #[serde(default)]
@@ -246,18 +249,18 @@ pub struct ConsumerFigures {
     #[serde(default)]
     pub catch_up_sec: Option<f64>,
     /// Flushes tried again, drain included.
-    pub retries: u64,
+    pub retries: Option<u64>,
     /// Errors of the sink or the stream, retried or not, drain included.
-    pub errors: u64,
+    pub errors: Option<u64>,
     /// Replication connections that took the place of a lost one, drain included.
     #[serde(default)]
     pub reconnects: u64,
     /// Values written as the nearest that ClickHouse's type can hold, drain included.
     #[serde(default)]
-    pub clamped_values: u64,
+    pub clamped_values: Option<u64>,
     /// Row versions that ClickHouse does not take, put aside, drain included.
     #[serde(default)]
-    pub rejected_rows: u64,
+    pub rejected_rows: Option<u64>,
     /// Row versions without a stamp of this run.
     pub unstamped_rows: u64,
     /// Time of one flush.
@@ -283,6 +286,9 @@ pub struct LagFigures {
     pub commit_to_flushed: TimingFigures,
     /// Due → acknowledged by the sink; stamped rows only.
     pub due_to_flushed: TimingFigures,
+    /// Commit → to be read in ClickHouse, of probe rows; `null` where they were not asked for.
+    #[serde(default)]
+    pub commit_to_visible: Option<TimingFigures>,
 }
 
 /// The source server in the measured window and the drain.

@@ -194,6 +194,8 @@ impl<'a> PhaseSource<'a> {
         let drain_sec = self.drain_sec();
         let stall = self.longest_stall();
         let drained = drain_sec.filter(|sec| *sec >= DRAIN_FROM_SEC && after_end > 0);
+        // What it does not tell is not known of another program.
+        let own = |count: u64| (!self.plan.consumer.is_external()).then_some(count);
         let over = |rows: u64, sec: f64| tally.and_then(|_| ratio(rows as f64, sec));
         ConsumerFigures {
             rows: counts.rows,
@@ -205,16 +207,16 @@ impl<'a> PhaseSource<'a> {
             drain_throughput: drained.and_then(|sec| over(after_end, sec)),
             end_to_end_throughput: drain_sec
                 .and_then(|sec| over(counts.rows, self.duration_sec() + sec)),
-            bytes: counts.sent_bytes,
+            bytes: own(counts.sent_bytes),
             received_bytes: counts.received_bytes,
-            encoded_bytes: counts.encoded_bytes,
+            encoded_bytes: own(counts.encoded_bytes),
             longest_stall_sec: stall.map(|stall| stall.sec),
             catch_up_sec: stall.and_then(|stall| stall.catch_up_sec),
-            retries: counts.retries + draining.retries,
-            errors: counts.errors + draining.errors,
+            retries: own(counts.retries + draining.retries),
+            errors: own(counts.errors + draining.errors),
             reconnects: counts.reconnects + draining.reconnects,
-            clamped_values: counts.clamped_values + draining.clamped_values,
-            rejected_rows: counts.rejected_rows + draining.rejected_rows,
+            clamped_values: own(counts.clamped_values + draining.clamped_values),
+            rejected_rows: own(counts.rejected_rows + draining.rejected_rows),
             unstamped_rows: counts.unstamped_rows + draining.unstamped_rows,
             flush_us: tally.map(|tally| (&tally.flush).into()).unwrap_or_default(),
             lag_us: tally.map(lag).unwrap_or_default(),
@@ -399,6 +401,9 @@ fn lag(tally: &ConsumerTally) -> LagFigures {
         received_to_flushed: (&tally.lag.received_to_flushed).into(),
         commit_to_flushed: (&tally.lag.commit_to_flushed).into(),
         due_to_flushed: (&tally.lag.due_to_flushed).into(),
+        commit_to_visible: Some(&tally.lag.commit_to_visible)
+            .filter(|timing| !timing.is_empty())
+            .map(Into::into),
     }
 }
 

@@ -24,6 +24,10 @@ const BACKLOG_SHARE: f64 = 0.05;
 /// Seconds' worth of rows up to which it isn't either, beside the time batches wait by design.
 const BACKLOG_SEC: f64 = 1.0;
 
+/// The longest time from one confirmation to the next that is no delay, in seconds: PostgreSQL's own
+/// receivers confirm as rarely (`wal_receiver_status_interval`).
+const LONGEST_CONFIRMATION_SEC: f64 = 10.0;
+
 /// What a consumer's receiving thread is called.
 const RECEIVER: &str = "receiver";
 
@@ -69,6 +73,7 @@ pub(crate) fn signals(
         memory: memory(source, figures),
         is_local: is_local(source),
         ceiling: figures.ceiling_shares.first().map(|it| (can_do(it.of).to_owned(), it.share)),
+        is_external: source.plan.consumer.is_external(),
     }
 }
 
@@ -97,8 +102,14 @@ fn behind(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<String> {
         let limit = human::sec(source.plan.limits.drain_sec);
         return Some(format!("rows had not arrived {limit} after the phase's end"));
     }
-    let by_design = source.plan.consumer.flush_interval_ms + source.plan.consumer.mock_delay_ms;
-    let fell_behind = left > BACKLOG_SHARE * all && left_sec > BACKLOG_SEC + by_design as f64 / 1e3;
+    let by_design_sec = match source.plan.consumer.is_external() {
+        true => confirmation_sec(figures),
+        false => {
+            let consumer = &source.plan.consumer;
+            (consumer.flush_interval_ms + consumer.mock_delay_ms) as f64 / 1e3
+        }
+    };
+    let fell_behind = left > BACKLOG_SHARE * all && left_sec > BACKLOG_SEC + by_design_sec;
     fell_behind.then(|| {
         format!(
             "the consumers fell behind: at the window's end they had {} of {} rows left, {} of load",
@@ -107,6 +118,14 @@ fn behind(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<String> {
             human::sec(left_sec)
         )
     })
+}
+
+/// Mean time from one confirmation to the next: another program confirms what it has at times of its
+/// own. One that hardly ever does is late.
+fn confirmation_sec(figures: &PhaseFigures) -> f64 {
+    let mean_sec = ratio(figures.duration_sec, figures.consumer.batches as f64);
+    let longest_sec = LONGEST_CONFIRMATION_SEC.min(figures.duration_sec / 2.0);
+    mean_sec.map_or(longest_sec, |sec| sec.min(longest_sec))
 }
 
 fn held(figures: &PhaseFigures) -> String {
@@ -245,6 +264,12 @@ fn lanes(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<Lane> {
                 waits,
             }),
             in_transit_bytes: source.tally.ladder.in_transit_bytes(number, source.end_us()),
+            unconfirmed_bytes: source
+                .plan
+                .consumer
+                .is_external()
+                .then(|| source.tally.ladder.unconfirmed_bytes(number, source.end_us()))
+                .flatten(),
             consumer,
         }
     };
@@ -285,7 +310,7 @@ fn batch_fill(source: PhaseSource<'_>, figures: &PhaseFigures) -> Option<f64> {
     let plan = &source.plan.consumer;
     let consumer = &figures.consumer;
     let rows = consumer.mean_batch_rows? / f64::from(plan.flush_batch_size);
-    let bytes = ratio(consumer.encoded_bytes as f64, consumer.batches as f64).unwrap_or_default();
+    let bytes = ratio(consumer.encoded_bytes? as f64, consumer.batches as f64).unwrap_or_default();
     Some(rows.max(bytes / plan.flush_batch_bytes as f64))
 }
 
@@ -307,7 +332,7 @@ fn sink(source: PhaseSource<'_>, figures: &PhaseFigures) -> SinkSignals {
         queued: busiest(|it, _| it.flushes.queued_us as f64),
         batch_fill: batch_fill(source, figures),
         flush_p99_us: figures.consumer.flush_us.p99,
-        retries: figures.consumer.retries,
+        retries: counted(figures.consumer.retries),
         delayed_inserts: counted(clickhouse.and_then(|it| it.delayed_inserts)),
         rejected_inserts: counted(clickhouse.and_then(|it| it.rejected_inserts)),
         active_parts: clickhouse.and_then(|it| it.active_parts_max),

@@ -38,7 +38,10 @@ pub(crate) fn sentence(metrics: &Metrics) -> String {
     if metrics.verdict == Verdict::Pass {
         let rows = metrics.phases.iter().map(|phase| phase.consumer.rows).sum();
         let rows = human::counted(rows, "measured row");
-        return format!("{verdict}: {rows} delivered, and every acknowledged row arrived");
+        return match metrics.verification.confirmed_by_command {
+            true => format!("{verdict}: {rows} and all others were confirmed by the command"),
+            false => format!("{verdict}: {rows} delivered, and every acknowledged row arrived"),
+        };
     }
     let reason = metrics.reasons.first().map_or("no reason is known", String::as_str);
     format!("{verdict}: {reason}")
@@ -226,6 +229,9 @@ fn timings(phase: &PhaseFigures) -> String {
     rows.push(timing("lag: received → flushed", &lag.received_to_flushed));
     rows.push(timing("lag: commit → flushed", &lag.commit_to_flushed));
     rows.push(timing("lag: due → flushed", &lag.due_to_flushed));
+    if let Some(visible) = &lag.commit_to_visible {
+        rows.push(timing("lag: commit → visible in ClickHouse", visible));
+    }
     rows.push(timing("flush (one batch)", &consumer.flush_us));
     table(&head, rows)
 }
@@ -452,6 +458,11 @@ fn verification(metrics: &Metrics) -> String {
     let mut text = format!("## Verification: {}\n\n", seen.verdict.word());
     if !seen.reasons.is_empty() {
         let _ = writeln!(text, "{}", bullets(&seen.reasons));
+    }
+    if seen.confirmed_by_command {
+        text.push_str(
+            "Delivered is what the command has confirmed; what it has made of it was not looked at.\n\n",
+        );
     }
     let rows = [
         ("rows expected", human::count(seen.expected_rows)),

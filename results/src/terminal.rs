@@ -162,6 +162,16 @@ fn ceilings(metrics: &Metrics) -> Option<String> {
 
 fn verification(metrics: &Metrics) -> String {
     let seen = &metrics.verification;
+    if seen.confirmed_by_command {
+        return format!(
+            "delivery: {} ({} of {} rows as confirmed by the command, {} lost, {} wrong)",
+            seen.verdict.word(),
+            human::count(seen.delivered_rows),
+            human::count(seen.expected_rows),
+            human::count(seen.lost),
+            human::count(seen.wrong),
+        );
+    }
     format!(
         "delivery: {} ({} of {} rows, {} lost, {} wrong, {} again, {} out of order)",
         seen.verdict.word(),

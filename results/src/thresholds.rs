@@ -57,15 +57,15 @@ fn value(
         Metric::LateRows => Some(producer?.late_rows as f64),
         Metric::Timing(which, statistic) => self::statistic(timing(which, figures)?, statistic),
         Metric::ConsumerThroughput => consumer.throughput,
-        Metric::ConsumerErrors => Some(consumer.errors as f64),
-        Metric::ConsumerRetries => Some(consumer.retries as f64),
+        Metric::ConsumerErrors => consumer.errors.map(|count| count as f64),
+        Metric::ConsumerRetries => consumer.retries.map(|count| count as f64),
         Metric::ConsumerCpuUsPerRow => consumer.cpu_us_per_row,
         Metric::ProducerCpuUsPerRow => producer?.cpu_us_per_row,
         Metric::Drain => figures.drain_sec.map(|sec| sec * 1e6),
         Metric::SlotLagBytes => figures.postgres.slot_lag_bytes_max.map(|bytes| bytes as f64),
         Metric::Lost => lost(index, verification).map(|rows| rows as f64),
         // Which phase a repeated row belongs to is not kept: the run's count stands in each.
-        Metric::Duplicated => Some(verification.duplicated as f64),
+        Metric::Duplicated => verification.duplicated.map(|rows| rows as f64),
     }
 }
 
@@ -85,6 +85,7 @@ fn timing(which: Timing, figures: &PhaseFigures) -> Option<&TimingFigures> {
         Timing::Lag(LagStage::ReceivedToFlushed) => &lag.received_to_flushed,
         Timing::Lag(LagStage::CommitToFlushed) => &lag.commit_to_flushed,
         Timing::Lag(LagStage::DueToFlushed) => &lag.due_to_flushed,
+        Timing::Lag(LagStage::CommitToVisible) => lag.commit_to_visible.as_ref()?,
     })
 }
 

@@ -33,13 +33,17 @@ pub struct Verification {
     /// run was ended while rows were still on their way.
     pub lost: Option<u64>,
     /// Row versions that arrived again. Delivery is at least once and replays change nothing, so
-    /// these alone don't fail a run.
-    pub duplicated: u64,
-    /// Transactions received behind a later one.
-    pub out_of_order: u64,
+    /// these alone don't fail a run. `null` where another program has the consumer's place.
+    pub duplicated: Option<u64>,
+    /// Transactions received behind a later one; likewise.
+    pub out_of_order: Option<u64>,
     /// Row versions too many, and rows by which PostgreSQL's tables differ; `null` where
     /// `expected_rows` is.
     pub wrong: Option<u64>,
+    /// A row counts as delivered because the plan's `consumer.command` has confirmed it: what it has
+    /// made of it was not looked at.
+    #[serde(default)]
+    pub confirmed_by_command: bool,
     /// Row versions of transactions that arrived in part.
     pub incomplete_rows: u64,
     /// Row versions without a stamp of this run.
@@ -96,15 +100,18 @@ pub fn verify(plan: &Plan, outcome: &RunOutcome) -> Verification {
         || outcome.phases.iter().any(|p| p.drain == DrainVerdict::Interrupted);
     let missing = comparison.missing_rows();
     let tables = if ended_early { 0 } else { comparison.table_difference(&outcome.table_rows) };
+    // What another program has received it does not tell.
+    let own = |count: u64| (!plan.consumer.is_external()).then_some(count);
     let mut verification = Verification {
         verdict: Verdict::Pass,
         reasons: Vec::new(),
         expected_rows: known.then(|| comparison.expected_rows()),
         delivered_rows: outcome.delivered.iter().map(|d| d.ledger.rows()).sum(),
         lost: (known && !(ended_early && missing > 0)).then_some(missing),
-        duplicated: outcome.delivered.iter().map(|d| d.duplicated_rows).sum(),
-        out_of_order: outcome.delivered.iter().map(|d| d.out_of_order).sum(),
+        duplicated: own(outcome.delivered.iter().map(|d| d.duplicated_rows).sum()),
+        out_of_order: own(outcome.delivered.iter().map(|d| d.out_of_order).sum()),
         wrong: known.then_some(comparison.surplus_rows + tables),
+        confirmed_by_command: plan.consumer.is_external(),
         incomplete_rows: outcome.delivered.iter().map(|d| d.incomplete_rows).sum(),
         unstamped_rows: outcome.delivered.iter().map(|d| d.unstamped_rows).sum(),
         unknown_transactions: comparison.unknown_transactions,
@@ -162,8 +169,8 @@ fn findings(
     if let Some(wrong @ 1..) = *wrong {
         findings.push((Verdict::Fail, wrong_sentence(outcome, wrong)));
     }
-    if *out_of_order > 0 {
-        let transactions = counted(*out_of_order, "transaction");
+    if let Some(out_of_order @ 1..) = *out_of_order {
+        let transactions = counted(out_of_order, "transaction");
         findings.push((Verdict::Fail, format!("{transactions} came behind a later one")));
     }
     findings.extend(outcome.destination.iter().flat_map(Destination::findings));
@@ -433,6 +440,17 @@ mod tests {
     }
 
     #[test]
+    fn of_another_program_only_what_it_confirmed_is_known() {
+        let mut plan = plan();
+        plan.consumer.command = vec!["a".into()];
+        let seen = verify(&plan, &run(ledger(0..4), ledger([]), vec![delivered(0..4)]));
+        assert!(seen.confirmed_by_command && seen.verdict == Verdict::Pass);
+        assert_eq!((seen.lost, seen.duplicated, seen.out_of_order), (Some(0), None, None));
+        let seen = verify(&plan, &run(ledger(0..4), ledger([]), vec![delivered(0..3)]));
+        assert_eq!((seen.lost, seen.verdict), (Some(10), Verdict::Fail));
+    }
+
+    #[test]
     fn a_missing_account_or_an_idle_run_says_nothing() {
         let mut plan = plan();
         let seen = verify(&plan, &run(ledger(0..4), ledger([]), vec![]));
@@ -470,7 +488,7 @@ mod tests {
         let mut again = run(ledger(0..4), ledger([]), vec![delivered(0..4)]);
         again.delivered[0].duplicated_rows = 30;
         let seen = verify(&plan(), &again);
-        assert_eq!((seen.verdict, seen.duplicated), (Verdict::Pass, 30));
+        assert_eq!((seen.verdict, seen.duplicated), (Verdict::Pass, Some(30)));
     }
 
     proptest! {

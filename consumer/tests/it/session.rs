@@ -40,6 +40,7 @@ impl Session {
             LinkReader::new(Box::new(read)),
             LinkWriter::new(Box::new(write)),
             None,
+            &[],
         ));
         let (read, write) = ours.into_split();
         let (reader, writer) = (LinkReader::new(read), LinkWriter::new(write));
@@ -59,6 +60,7 @@ impl Session {
             publication: PUBLICATION.into(),
             clock_correction_us: 0,
             server_correction_us: 0,
+            probes: false,
         };
         session.send(ToWorker::Prepare(prepare)).await;
         session

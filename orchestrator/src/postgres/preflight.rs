@@ -12,6 +12,9 @@ const OLDEST_VERSION_NUM: i32 = 140_000;
 /// Sessions of the orchestrator's own, the doctor's included.
 const OWN_CONNECTIONS: i64 = 4;
 
+/// Sessions that look at what another program does in a consumer's place.
+const CONNECTIONS_OF_A_KEEPER: i64 = 2;
+
 /// What the checks look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -115,14 +118,19 @@ fn problems(facts: &Facts, plan: &Plan) -> Vec<(String, String)> {
         );
     };
     let (slots, senders) = ("replication slots", "WAL senders");
-    let needed_slots = consumers * if plan.profiling.ceiling { 2 } else { 1 };
+    // Another program's slot has a second one beside it, which is read too; ceilings have one each.
+    let ledgers = if plan.consumer.is_external() { consumers } else { 0 };
+    let ceilings = if plan.profiling.ceiling { consumers } else { 0 };
+    let needed_slots = consumers + ledgers + ceilings;
     room(slots, "max_replication_slots", facts.max_slots, facts.used_slots, needed_slots);
-    room(senders, "max_wal_senders", facts.max_senders, facts.used_senders, consumers);
+    let needed_senders = consumers + ledgers;
+    room(senders, "max_wal_senders", facts.max_senders, facts.used_senders, needed_senders);
     let producers = match plan.producer.enabled {
         true => i64::from(plan.producer.processes) * i64::from(plan.producer.connections),
         false => 0,
     };
-    let connections = producers + OWN_CONNECTIONS;
+    let looks = if plan.consumer.is_external() { CONNECTIONS_OF_A_KEEPER * consumers } else { 0 };
+    let connections = producers + OWN_CONNECTIONS + looks;
     room(
         "connections",
         "max_connections",
@@ -174,6 +182,15 @@ mod tests {
     #[test]
     fn a_server_that_can_serve_has_no_problem() {
         assert_eq!(problems(&good(), &plan()), []);
+    }
+
+    #[test]
+    fn another_program_needs_two_slots() {
+        let mut plan = plan();
+        plan.consumer.command = vec!["a".into()];
+        let said = problems(&good(), &plan);
+        assert_eq!(said[0].0, "9 of its 10 replication slots are in use, and 2 more are needed");
+        assert_eq!(problems(&Facts { used_slots: 8, ..good() }, &plan), []);
     }
 
     #[test]

@@ -133,11 +133,13 @@ fn settings(plan: &Plan) -> BTreeMap<String, String> {
     let consumers = plan.consumer.processes;
     let ours = [
         ("wal_level", "logical".to_owned()),
-        ("max_replication_slots", (consumers * 2 + 4).to_string()),
-        ("max_wal_senders", (consumers + 4).to_string()),
+        // Thrice the consumers: other programs' slots have a second one beside them, and so have those
+        // of which the ceilings are measured.
+        ("max_replication_slots", (consumers * 3 + 4).to_string()),
+        ("max_wal_senders", (consumers * 2 + 4).to_string()),
         // Twice the producers, because a lost connection may be there still when its successor
         // comes; and some for us.
-        ("max_connections", (connections * 2 + 20).to_string()),
+        ("max_connections", (connections * 2 + consumers * 2 + 20).to_string()),
         ("shared_buffers", "256MB".into()),
         ("max_wal_size", "4GB".into()),
         ("listen_addresses", "127.0.0.1".into()),

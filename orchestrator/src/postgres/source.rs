@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use walbench_consumer::{PROBE_TABLE, ledger_slot};
 use walbench_metrics::Failure;
 use walbench_phases::Plan;
 use walbench_phases::address::PostgresAddress;
@@ -54,10 +55,14 @@ impl Source {
             allowances.extend(drop_foreign_keys(&control).await?);
         }
         make_tables(&control, plan).await?;
+        if plan.consumer.visible_sql.is_some() {
+            make_probe_table(&control).await?;
+        }
         let publications = make_publications(&control, plan).await?;
+        // Those that hold all the WAL first: they have whatever another one has.
         let slots = slot_names(plan);
         let ceiling_slots = ceiling_slot_names(plan);
-        for slot in slots.iter().chain(&ceiling_slots) {
+        for slot in ledger_slot_names(plan).iter().chain(&slots).chain(&ceiling_slots) {
             make_slot(&control, slot).await?;
         }
         Ok(Self { control, address, slots, ceiling_slots, publications, facts, allowances })
@@ -81,10 +86,23 @@ pub(crate) fn slot_names(plan: &Plan) -> Vec<String> {
     (0..plan.consumer.processes).map(|n| format!("{}_{n}", plan.postgres.slot)).collect()
 }
 
+/// All slots of a plan.
+pub(crate) fn all_slot_names(plan: &Plan) -> Vec<String> {
+    [slot_names(plan), ceiling_slot_names(plan), ledger_slot_names(plan)].concat()
+}
+
 /// One more for each, where ceilings are measured.
-pub(crate) fn ceiling_slot_names(plan: &Plan) -> Vec<String> {
+fn ceiling_slot_names(plan: &Plan) -> Vec<String> {
     let names = slot_names(plan).into_iter().filter(|_| plan.profiling.ceiling);
     names.map(|slot| format!("{slot}_ceiling")).collect()
+}
+
+/// One beside each of them, where they are followed by another program.
+fn ledger_slot_names(plan: &Plan) -> Vec<String> {
+    match plan.consumer.is_external() {
+        true => slot_names(plan).iter().map(|slot| ledger_slot(slot)).collect(),
+        false => Vec::new(),
+    }
 }
 
 /// Generated rows can't satisfy foreign keys of tables that are not filled.
@@ -120,6 +138,15 @@ async fn make_tables(control: &Control, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// For rows that tell when they are to be read at the destination.
+async fn make_probe_table(control: &Control) -> Result<(), Failure> {
+    let sql = format!(
+        "CREATE TABLE public.{PROBE_TABLE} \
+         (id bigint PRIMARY KEY, written_at timestamptz NOT NULL)"
+    );
+    control.execute("make the table of probe rows", &sql).await
+}
+
 async fn exists(control: &Control, table: &str) -> Result<bool, Failure> {
     let sql = format!("SELECT to_regclass({}) IS NOT NULL", quote(&quote_table(table)));
     control.value("look up a table", &sql).await
@@ -153,10 +180,14 @@ async fn make_publications(control: &Control, plan: &Plan) -> Result<Vec<String>
             })
             .collect(),
     };
-    for (name, tables) in &publications {
+    for (index, (name, mut tables)) in publications.iter().cloned().enumerate() {
+        // The first consumer's; where all have the same, everyone's.
+        if index == 0 && plan.consumer.visible_sql.is_some() {
+            tables.push(format!("public.{PROBE_TABLE}"));
+        }
         let sql = format!(
             "CREATE PUBLICATION {} FOR TABLE {}",
-            quote_identifier(name),
+            quote_identifier(&name),
             tables.join(", ")
         );
         control.execute(&format!("make publication \"{name}\""), &sql).await?;

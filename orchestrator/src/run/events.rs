@@ -67,7 +67,7 @@ impl Run {
                 if let Some(watch) = &mut self.watch {
                     watch.follow_walsenders(&walsenders);
                 }
-                self.profile_walsenders();
+                self.profile_others();
                 self.note_wal_start(&sample);
                 self.record(&Sample::Resources(sample))?;
                 Ok(None)

@@ -23,8 +23,12 @@ use crate::event::Event;
 use crate::event::Stop;
 use crate::event::ToAny;
 
-/// A worker that was told to stop only has to close its connections.
+/// A worker that was told to stop only has to close its connections; without a word for so long it
+/// hangs.
 const DONE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Who keeps a command ends it before itself, and first asks it to end.
+const COMMAND_GRACE: Duration = Duration::from_secs(12);
 
 /// The server stops in order, with a checkpoint.
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(40);
@@ -58,7 +62,11 @@ impl Run {
         let mut stop = went.err();
         if stop.is_none() {
             match self.stop_workers().await {
-                Ok(everything) => left = everything,
+                Ok(everything) => {
+                    let notes = everything.delivered.iter().flat_map(|left| left.notes.clone());
+                    self.environment.allowances.extend(notes);
+                    left = everything;
+                }
                 Err(early) => stop = Some(early),
             }
         }
@@ -114,8 +122,8 @@ impl Run {
 
     async fn stop_worker<D: DeserializeOwned>(&mut self, number: usize) -> Result<D, Stop> {
         self.tell(number, &ToAny::Stop).await?;
-        let deadline = Instant::now() + DONE_TIMEOUT;
         loop {
+            let deadline = self.workers[number].last_heard + DONE_TIMEOUT;
             let nonsense = |run: &Self, error: &dyn std::error::Error| -> Stop {
                 run.workers[number].failed("speaks nonsense").caused_by(error).into()
             };
@@ -127,6 +135,7 @@ impl Run {
                     other => return Err(nonsense(self, &LinkError::unexpected("Done", &other))),
                 },
                 Happening::Interrupted => {}
+                Happening::TimeUp if self.is_heard(number, DONE_TIMEOUT) => {}
                 Happening::TimeUp => {
                     return Err(self.workers[number].failed("did not stop in time").into());
                 }
@@ -144,8 +153,11 @@ impl Run {
     async fn end_workers(&mut self) {
         let keepers: Vec<usize> = self.keepers().collect();
         let workers = self.workers.iter_mut().enumerate().filter(|(n, _)| !keepers.contains(n));
-        for (_, worker) in workers {
-            worker.end().await;
+        for (number, worker) in workers {
+            match self.plan.consumer.is_external() && self.consumers.contains(&number) {
+                true => worker.end_within(COMMAND_GRACE).await,
+                false => worker.end().await,
+            }
         }
     }
 

@@ -22,7 +22,8 @@ const LEAD: Duration = Duration::from_millis(200);
 /// Producers that were told to finish have this long for what is under way.
 const FINISH_TIMEOUT_SEC: f64 = 30.0;
 
-/// Consumers that were told to finish only have to send their last samples.
+/// Consumers that were told to finish have no more to do than to send their last samples: without one
+/// for so long they hang.
 const LAST_SAMPLES_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// State of the server that is asked for at the end of a phase may be this late.
@@ -142,26 +143,9 @@ impl Run {
         }
     }
 
-    /// Takes the consumers' last samples of the phase, and our own.
+    /// Takes our own last sample of the phase, and the consumers'. What these do from here on (who keeps
+    /// a command reads back what that has confirmed) is no part of it.
     async fn end_phase(&mut self, phase: u32) -> Result<(), Stop> {
-        let mut waiting: Vec<usize> = self.consumers.clone().collect();
-        for &number in &waiting {
-            self.tell(number, &ToAny::Finish(Finish { phase })).await?;
-        }
-        let deadline = Instant::now() + LAST_SAMPLES_TIMEOUT;
-        while let Some(&first) = waiting.first() {
-            match self.next(deadline).await? {
-                Happening::Said(number, message) => {
-                    self.finished(phase, number, &message)?;
-                    waiting.retain(|n| *n != number);
-                }
-                Happening::Interrupted => {}
-                Happening::TimeUp => {
-                    let worker = &self.workers[first];
-                    return Err(worker.failed("did not send its last samples").into());
-                }
-            }
-        }
         self.measure();
         let deadline = Instant::now() + LAST_RESOURCES_TIMEOUT;
         let over_us = wall_us();
@@ -170,6 +154,7 @@ impl Run {
             let soon = (Instant::now() + Duration::from_millis(5)).min(deadline);
             self.next(soon).await?;
         }
+        self.last_samples(phase).await?;
         if let Some(outcome) = self.phases.last_mut() {
             outcome.completed = self.interrupts == 0;
         }
@@ -177,6 +162,33 @@ impl Run {
         self.live.end_phase();
         self.write_profiles(over_us);
         Ok(())
+    }
+
+    async fn last_samples(&mut self, phase: u32) -> Result<(), Stop> {
+        let mut waiting: Vec<usize> = self.consumers.clone().collect();
+        for &number in &waiting {
+            self.tell(number, &ToAny::Finish(Finish { phase })).await?;
+        }
+        while let Some(&first) = waiting.first() {
+            match self.next(self.workers[first].last_heard + LAST_SAMPLES_TIMEOUT).await? {
+                Happening::Said(number, message) => {
+                    self.finished(phase, number, &message)?;
+                    waiting.retain(|n| *n != number);
+                }
+                Happening::Interrupted => {}
+                Happening::TimeUp if self.is_heard(first, LAST_SAMPLES_TIMEOUT) => {}
+                Happening::TimeUp => {
+                    let worker = &self.workers[first];
+                    return Err(worker.failed("did not send its last samples").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker has said something in this time.
+    pub(super) fn is_heard(&self, number: usize, within: Duration) -> bool {
+        self.workers[number].last_heard.elapsed() < within
     }
 
     /// Writes the profiles of the phase that was run last, once.

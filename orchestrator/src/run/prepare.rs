@@ -1,8 +1,8 @@
 //! Everything before the first phase.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use walbench_metrics::link::LinkError;
 use walbench_metrics::message::FromWorker;
 use walbench_metrics::stamp::run_number;
@@ -24,7 +24,7 @@ use crate::postgres::claim::{self, Claim};
 use crate::postgres::control::Control;
 use crate::postgres::preflight;
 use crate::postgres::private::PrivateServer;
-use crate::postgres::source::{Source, ceiling_slot_names, slot_names};
+use crate::postgres::source::{Source, all_slot_names};
 use crate::watch::{Watch, Watched};
 use crate::worker::{
     CLICKHOUSE_KEEPER, CONSUMER, KEEPER, MOCK_CLICKHOUSE, PRODUCER, Start, Worker,
@@ -93,7 +93,7 @@ impl Run {
         let maintenance = patience.wait(what, STEP_TIMEOUT, 1, Control::open(server)).await?;
         let checking = preflight::check(&maintenance, plan);
         let facts = patience.wait(what, STEP_TIMEOUT, 1, checking).await?;
-        let slots = [slot_names(plan), ceiling_slot_names(plan)].concat();
+        let slots = all_slot_names(plan);
         let clearing = claim::clear_the_way(&maintenance, database, &slots);
         patience.wait("remove what was left behind", STEP_TIMEOUT, 1, clearing).await?;
         let making = Claim::make(maintenance, database, run_id);
@@ -237,6 +237,7 @@ impl Run {
                 publication: source.publications[n].clone(),
                 clock_correction_us: worker.clock.correction_us(),
                 server_correction_us: server_clock.correction_us(),
+                probes: n == 0,
             };
             worker.prepare(&prepare).await?;
         }
@@ -258,7 +259,12 @@ impl Run {
 
     /// Waits until each of these workers has said that it is ready.
     async fn until_ready(&mut self, workers: &[usize]) -> Result<(), Stop> {
-        let deadline = Instant::now() + READY_TIMEOUT;
+        // A command that is not ready in its time is named by who keeps it.
+        let of_a_command = match self.plan.consumer.is_external() {
+            true => self.plan.limits.command_start_sec,
+            false => 0.0,
+        };
+        let deadline = Self::after(READY_TIMEOUT.as_secs_f64() + of_a_command);
         let mut waiting = workers.to_vec();
         while let Some(&first) = waiting.first() {
             match self.next(deadline).await? {
@@ -294,9 +300,8 @@ impl Run {
                 .then(|| Account::new(destination.clients.clone(), destination.database())),
             root: server.map(|number| self.workers[number].pid),
         });
-        let wants_doctor = self.plan.profiling.wants_doctor();
         let starting =
-            Watch::start(source, &workers, postmaster, watched, wants_doctor, &self.sender);
+            Watch::start(source, &workers, postmaster, watched, &self.plan, &self.sender);
         let watch = self.patience.wait("describe its slots", STEP_TIMEOUT, 1, starting).await?;
         self.environment.allowances.extend(watch.allowances());
         self.watch = Some(watch);
@@ -307,12 +312,10 @@ impl Run {
     /// From here on the processes that the plan names are sampled.
     fn begin_to_profile(&mut self) {
         let Some(profiling) = &mut self.profiling else { return };
-        let producers = match profiling.with_producers {
-            true => self.producers.clone(),
-            false => 0..0,
-        };
-        for number in self.consumers.clone().chain(producers) {
-            let worker = &self.workers[number];
+        let all = |wanted, range: &Range<usize>| if wanted { range.clone() } else { 0..0 };
+        let consumers = all(profiling.with_consumers, &self.consumers);
+        let producers = all(profiling.with_producers, &self.producers);
+        for worker in consumers.chain(producers).map(|number| &self.workers[number]) {
             if worker.is_local {
                 profiling.attach(&worker.name, worker.pid);
             } else {
@@ -320,12 +323,15 @@ impl Run {
                 profiling.allowances.push(text);
             }
         }
-        self.profile_walsenders();
+        self.profile_others();
     }
 
-    /// A consumer that reconnected has another walsender.
-    pub(super) fn profile_walsenders(&mut self) {
+    /// A consumer that reconnected has another walsender, and a command has other processes.
+    pub(super) fn profile_others(&mut self) {
         let (Some(watch), Some(profiling)) = (&self.watch, &mut self.profiling) else { return };
+        if profiling.with_commands {
+            watch.commands().for_each(|(name, pids)| profiling.follow_tree(name, &pids));
+        }
         if profiling.with_walsenders {
             watch.walsenders().for_each(|(name, pid)| profiling.follow(name, pid));
         }

@@ -9,8 +9,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use walbench_metrics::Failure;
 use walbench_metrics::sample::{ClickhouseUse, Interval, ProcessUse, ResourceSample, Role};
+use walbench_phases::Plan;
 use walbench_phases::address::Host;
-use walbench_profiles::{MachineMeter, ProcessMeter, SchedulingMeter, TreeMeter, Usage};
+use walbench_profiles::process_group::descendants;
+use walbench_profiles::{
+    GroupSchedulingMeter, MachineMeter, ProcessMeter, SchedulingMeter, TreeMeter, Usage,
+};
 
 use crate::clickhouse::account::Account;
 use crate::event::{Event, Walsender};
@@ -27,6 +31,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Watch {
     processes: Vec<Metered>,
+    /// Other programs in the consumers' places.
+    commands: Vec<Command>,
     server: Option<(TreeMeter, Usage)>,
     walsenders: Vec<(Walsender, Metered)>,
     /// The server's processes are on this machine.
@@ -74,6 +80,34 @@ impl Metered {
     }
 }
 
+/// Another program in a consumer's place: all its processes.
+#[derive(Debug)]
+struct Command {
+    name: String,
+    meter: TreeMeter,
+    scheduling: GroupSchedulingMeter,
+    before: Usage,
+}
+
+impl Command {
+    /// Whoever keeps it has a guard for it, and that has started it.
+    fn open(keeper: &Worker) -> Option<Self> {
+        let guard = descendants(keeper.pid).into_iter().next()?;
+        let mut meter = TreeMeter::open_below(guard).ok()?;
+        let before = meter.read()?;
+        let mut scheduling = GroupSchedulingMeter::default();
+        scheduling.read(&meter.members());
+        Some(Self { name: keeper.name.clone(), meter, scheduling, before })
+    }
+
+    fn used(&mut self) -> ProcessUse {
+        let now = self.meter.read().unwrap_or(self.before);
+        let before = std::mem::replace(&mut self.before, now);
+        let scheduling = self.scheduling.read(&self.meter.members());
+        ProcessUse { scheduling, ..process_use(&self.name, Role::Consumer, before, now) }
+    }
+}
+
 fn process_use(name: &str, role: Role, before: Usage, now: Usage) -> ProcessUse {
     let cpu_us = now.cpu_us.saturating_sub(before.cpu_us);
     ProcessUse { name: name.into(), role, cpu_us, rss_bytes: now.rss_bytes, scheduling: None }
@@ -87,7 +121,7 @@ impl Watch {
         workers: &[&Worker],
         postmaster: Option<u32>,
         clickhouse: Option<Watched>,
-        wants_doctor: bool,
+        plan: &Plan,
         events: &UnboundedSender<Event>,
     ) -> Result<Self, Failure> {
         let control = Control::open(&source.address).await?;
@@ -100,14 +134,23 @@ impl Watch {
         let mut processes: Vec<Metered> = workers
             .iter()
             .filter(|worker| worker.is_local)
-            .filter_map(|worker| Metered::open(worker.name.clone(), role(&worker.name), worker.pid))
+            .filter_map(|worker| {
+                let (name, role) = named(&worker.name, plan.consumer.is_external());
+                Metered::open(name, role, worker.pid)
+            })
             .collect();
+        let consumers =
+            workers.iter().filter(|worker| worker.is_local && is_consumer(&worker.name));
+        let commands = match plan.consumer.is_external() {
+            true => consumers.filter_map(|keeper| Command::open(keeper)).collect(),
+            false => Vec::new(),
+        };
         processes.extend(Metered::open(
             "orchestrator".into(),
             Role::Orchestrator,
             std::process::id(),
         ));
-        let waits = match wants_doctor {
+        let waits = match plan.profiling.wants_doctor() {
             true => Some(WaitLooks::begin(&source.address, source.slots.clone()).await?),
             false => None,
         };
@@ -139,6 +182,7 @@ impl Watch {
         let walsenders_yet = Vec::new();
         let mut watch = Self {
             processes,
+            commands,
             server,
             walsenders: walsenders_yet,
             is_local,
@@ -179,6 +223,11 @@ impl Watch {
         metered.map(|(walsender, metered)| (&*metered.name, walsender.pid))
     }
 
+    /// The processes of each command of this machine, by the name of the consumer whose place it has.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (&str, Vec<u32>)> {
+        self.commands.iter().map(|command| (&*command.name, command.meter.members()))
+    }
+
     /// Leaves out what was used up to now.
     pub(crate) fn forget(&mut self) {
         self.used();
@@ -208,6 +257,7 @@ impl Watch {
         let walsenders = self.walsenders.iter_mut().map(|(_, metered)| metered);
         let mut used: Vec<ProcessUse> =
             self.processes.iter_mut().chain(walsenders).map(Metered::used).collect();
+        used.extend(self.commands.iter_mut().map(Command::used));
         let servers = [
             ("postgres", Role::Postgres, &mut self.server),
             ("clickhouse", Role::Clickhouse, &mut self.clickhouse),
@@ -233,8 +283,18 @@ async fn told(account: Option<&mut Account>) -> Option<ClickhouseUse> {
     account?.used().await
 }
 
-fn role(worker: &str) -> Role {
-    if worker.starts_with("producer") { Role::Producer } else { Role::Consumer }
+fn is_consumer(worker: &str) -> bool {
+    worker.starts_with("consumer")
+}
+
+/// What a worker's own process is called, and is to the pipeline. Who keeps another program in a
+/// consumer's place is a part of the harness.
+fn named(worker: &str, is_external: bool) -> (String, Role) {
+    match (is_consumer(worker), is_external) {
+        (false, _) => (worker.to_owned(), Role::Producer),
+        (true, false) => (worker.to_owned(), Role::Consumer),
+        (true, true) => (worker.replace("consumer", "keeper"), Role::Orchestrator),
+    }
 }
 
 /// A pid that the server names says nothing on another machine. Here it is a process called

@@ -31,6 +31,9 @@ pub fn findings(signals: &Signals) -> Vec<Finding> {
         found.iter_mut().for_each(|finding| finding.is_limit = false);
         found.push(healthy(signals));
     }
+    if signals.is_external {
+        found.iter_mut().for_each(leave_own_keys_out);
+    }
     found.sort_by_key(|f| (!f.is_limit && f.cause != Cause::Healthy, f.confidence, f.cause));
     found
 }
@@ -39,8 +42,19 @@ const RULES: [fn(&Signals) -> Option<Finding>; 9] =
     [write_errors, host_cpu, disk_wal, harness, producer, sink, spill, confirm_stall, memory];
 
 /// Of each consumer and its walsender; the worst is told.
-const LANE_RULES: [fn(&Signals, &Lane) -> Option<Finding>; 5] =
-    [disconnected, starved_runtime, decode_cpu, network, walsender];
+const LANE_RULES: [fn(&Signals, &Lane) -> Option<Finding>; 6] =
+    [disconnected, starved_runtime, decode_cpu, network, walsender, silent_consumer];
+
+/// Keys of the plan's `[consumer]` that mean something to any program in its place.
+const ANY_CONSUMERS_KEYS: [&str; 2] = ["consumer.processes", "consumer.distribution"];
+
+/// What walbench's own consumer alone could be told.
+fn leave_own_keys_out(finding: &mut Finding) {
+    finding.advice.retain(|advice| {
+        let key = advice.key.as_deref().unwrap_or_default();
+        !key.starts_with("consumer.") || ANY_CONSUMERS_KEYS.contains(&key)
+    });
+}
 
 impl Signals {
     /// The phase did not get what it asked for.
@@ -103,9 +117,13 @@ impl Lane {
         self.receiver_long(|it| it.blocked, T.receiver_blocked)
     }
 
-    /// For how long it has no connection, if that is long.
+    /// For how long it has no connection, if that is long. Of one that tells nothing of itself, for
+    /// how long its slot has no walsender.
     fn disconnected(&self) -> Option<f64> {
-        self.receiver_long(|it| it.disconnected, T.disconnected)
+        match self.receiver {
+            Some(_) => self.receiver_long(|it| it.disconnected, T.disconnected),
+            None => self.walsender_waits_long("absent", T.disconnected),
+        }
     }
 
     /// For how long it waits for data, if that is long.
@@ -521,6 +539,39 @@ fn walsender(signals: &Signals, lane: &Lane) -> Option<Finding> {
     )
 }
 
+/// Of a consumer that tells nothing of itself PostgreSQL's side says whether it is slow.
+fn silent_consumer(signals: &Signals, lane: &Lane) -> Option<Finding> {
+    signals.behind.as_ref()?;
+    if !signals.is_external || lane.disconnected().is_some() {
+        return None;
+    }
+    let waits = lane.walsender_waits_long("walsenderwritedata", T.walsender_writes);
+    let idle = lane.walsender_waits_long("walsenderwaitforwal", T.walsender_idle);
+    let unconfirmed = lane.unconfirmed_bytes.filter(|bytes| *bytes > 0);
+    let said = match (waits, idle, unconfirmed) {
+        (Some(_), ..) => format!("{} takes what it is sent too slowly", lane.consumer),
+        (None, Some(_), Some(_)) => {
+            format!("{} was sent everything, and is late to confirm it", lane.consumer)
+        }
+        _ => return None,
+    };
+    let process = lane.process.as_ref();
+    let thread = process.and_then(|it| it.busiest_thread.as_ref());
+    let is_busy = thread.is_some_and(|(_, cores)| *cores >= T.busy_thread);
+    let finding = Finding::new(Cause::ConsumerBound, said)
+        .sure(if is_busy { Confidence::High } else { Confidence::Medium })
+        .because(waits.map(writes))
+        .because(idle.map(|share| {
+            Figure::share("the walsender waits for new WAL", share).against(T.walsender_idle)
+        }))
+        .because(
+            unconfirmed
+                .map(|bytes| Figure::new("WAL sent and not confirmed", bytes as f64, Unit::Bytes)),
+        )
+        .because(process.into_iter().flat_map(cpu));
+    Some(finding.advise("see its log, and its flamegraph (--profile both)"))
+}
+
 fn spill(signals: &Signals) -> Option<Finding> {
     let bytes = signals.spilled_bytes.filter(|bytes| *bytes > 0)?;
     let waits = signals.walsender_waits("reorderbuffer");
@@ -691,6 +742,10 @@ fn top_uses(signals: &Signals) -> Vec<(String, f64)> {
         if let Some(receiver) = &lane.receiver {
             let name = format!("work of {}'s receiving thread", lane.consumer);
             uses.push((name, receiver.works));
+        } else if let Some(process) = &lane.process
+            && let Some((thread, cores)) = &process.busiest_thread
+        {
+            uses.push((format!("CPU of {}'s thread {thread}", process.name), *cores));
         }
     }
     if let Some(flushes) = signals.sink.flushes {

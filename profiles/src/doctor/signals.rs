@@ -49,6 +49,8 @@ pub struct Signals {
     pub is_local: bool,
     /// The lowest of what the parts can do by themselves, in words, and the share of it that was used.
     pub ceiling: Option<(String, f64)>,
+    /// The consumers are another program than walbench.
+    pub is_external: bool,
 }
 
 /// A consumer, and the walsender that sends to it: what one of them does says nothing of others.
@@ -64,6 +66,9 @@ pub struct Lane {
     pub walsender: Option<Walsender>,
     /// Bytes of WAL that were decoded by the walsender and not received, at the window's end.
     pub in_transit_bytes: Option<u64>,
+    /// Bytes of WAL that were decoded by the walsender and not confirmed, at the window's end; of a
+    /// consumer that tells nothing of itself.
+    pub unconfirmed_bytes: Option<u64>,
 }
 
 /// A process, and the busiest of its threads.

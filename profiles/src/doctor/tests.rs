@@ -43,6 +43,7 @@ fn quiet() -> Signals {
                 waits: Some(waits(&[("client/walsenderwaitforwal", 0.9), ("running", 0.1)])),
             }),
             in_transit_bytes: Some(20_000),
+            unconfirmed_bytes: None,
         }],
         sink: SinkSignals {
             flushes: Some(Busy { share: 0.1, of: 4 }),
@@ -299,6 +300,54 @@ fn a_receiver_without_a_pause_is_the_consumers_cpu() {
 #[test]
 fn a_consumer_that_takes_too_little_is_named_even_if_nobody_knows_why() {
     first(&behind(), Cause::ConsumerBound, Confidence::Low);
+}
+
+/// Another program in the consumer's place, of which its process alone is known.
+fn external(mut signals: Signals) -> Signals {
+    signals.is_external = true;
+    signals.lanes[0].receiver = None;
+    signals.lanes[0].unconfirmed_bytes = Some(5_000_000);
+    signals.sink = SinkSignals::default();
+    (signals.confirm_stall_sec, signals.durable_stall_sec) = (None, None);
+    signals
+}
+
+#[test]
+fn of_a_program_that_tells_nothing_postgresql_says_whether_it_is_slow() {
+    let found = first(&external(quiet()), Cause::Healthy, Confidence::Medium);
+    assert!(!found.is_limit);
+    let mut signals = external(behind());
+    let found = first(&signals, Cause::ConsumerBound, Confidence::Medium);
+    assert!(found.said.contains("too slowly"), "{found:#?}");
+    signals.lanes[0].process.as_mut().unwrap().busiest_thread = Some(("main".into(), 0.97));
+    first(&signals, Cause::ConsumerBound, Confidence::High);
+    walsender_waits(&mut signals, &[("client/walsenderwritedata", 0.5)]);
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+    // It took everything, and is late to confirm it.
+    walsender_waits(&mut signals, &[("client/walsenderwaitforwal", 0.9)]);
+    let found = first(&signals, Cause::ConsumerBound, Confidence::High);
+    assert!(found.said.contains("late to confirm"), "{found:#?}");
+    signals.lanes[0].unconfirmed_bytes = Some(0);
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+    // It was not there.
+    walsender_waits(&mut signals, &[("absent", 0.3), ("client/walsenderwritedata", 0.7)]);
+    assert_eq!(causes(&signals), [Cause::Disconnected]);
+    // What it is sent comes slowly.
+    walsender_waits(&mut signals, &[("running", 0.95)]);
+    walsender(&mut signals).cores = Some(0.97);
+    let found = first(&signals, Cause::WalsenderBound, Confidence::High);
+    assert_eq!(found.advice[0].key.as_deref(), Some("consumer.distribution"));
+}
+
+#[test]
+fn nobody_is_told_to_change_what_another_program_does_not_know() {
+    let mut signals = external(behind());
+    signals.sink.delayed_inserts = 7;
+    let found = first(&signals, Cause::SinkBound, Confidence::Medium);
+    assert!(found.advice.is_empty(), "{found:#?}");
+    signals.is_external = false;
+    let found = first(&signals, Cause::SinkBound, Confidence::Medium);
+    assert_eq!(found.advice.len(), 2, "{found:#?}");
 }
 
 #[test]

@@ -164,18 +164,32 @@ impl Sampler {
     ///
     /// It has ended, or we may not look into it.
     pub fn attach(&self, process: &str, pid: u32) -> io::Result<()> {
-        let mut recording = Recording { process: process.into(), pid, ..Recording::default() };
-        modules::describe(&mut recording)?;
-        let mut unwinding = Unwinding::new();
-        if self.backend != Backend::Pprof {
-            unwinding.learn(&recording.mappings);
-        }
         let events = match self.backend {
             Backend::PerfEventCpus | Backend::Pprof => None,
             Backend::PerfEventThreads { .. } => {
                 Some(Events::of_a_process(pid, self.backend.terms(self.rate_hz))?)
             }
         };
+        self.keep(process, pid, events)
+    }
+
+    /// Keeps the samples of a process too that one that is sampled has started since: it is sampled
+    /// already, for it has inherited that.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::attach`].
+    pub fn adopt(&self, process: &str, pid: u32) -> io::Result<()> {
+        self.keep(process, pid, None)
+    }
+
+    fn keep(&self, process: &str, pid: u32, events: Option<Events>) -> io::Result<()> {
+        let mut recording = Recording { process: process.into(), pid, ..Recording::default() };
+        modules::describe(&mut recording)?;
+        let mut unwinding = Unwinding::new();
+        if self.backend != Backend::Pprof {
+            unwinding.learn(&recording.mappings);
+        }
         let mut sampling = lock(&self.sampling);
         sampling.events.extend(events.map(|events| (Some(pid), events)));
         sampling.targets.insert(pid, Target { unwinding, recording });
