@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use walbench_metrics::Failure;
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_phases::command::{Placeholder, expand};
@@ -18,8 +18,11 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// Who keeps it, and ends it when its standard input is closed: by us, or by our end.
+    /// Who keeps it.
     guard: Child,
+    /// Closed, by us or by our end, it makes the guard end the command. Waiting for a child closes its
+    /// standard input, so it is not held there.
+    wanted: Option<ChildStdin>,
     ended: Option<io::Result<ExitStatus>>,
 }
 
@@ -37,7 +40,7 @@ impl Running {
         let (program, arguments) =
             guard.split_first().ok_or_else(|| Failure::new("there is no guard for a command"))?;
         let said = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
-        let guard = Command::new(program)
+        let mut guard = Command::new(program)
             .args(arguments)
             .args(words)
             .envs(environment(prepare))
@@ -47,7 +50,7 @@ impl Running {
             .process_group(0)
             .spawn()
             .map_err(|e| failed(&e))?;
-        Ok(Self { guard, ended: None })
+        Ok(Self { wanted: guard.stdin.take(), guard, ended: None })
     }
 
     /// Waits for its end. Cancelling this loses nothing.
@@ -63,7 +66,7 @@ impl Running {
 
     /// Ends it, if it has not ended: first by asking it to.
     pub(super) async fn stop(&mut self) {
-        drop(self.guard.stdin.take());
+        drop(self.wanted.take());
         let _ = tokio::time::timeout(STOP_TIMEOUT, self.ended()).await;
     }
 }

@@ -29,6 +29,7 @@ mod clean;
 mod clickhouse;
 mod columns;
 mod doctor;
+mod external;
 mod first_run;
 mod follow;
 mod full_stack;
