@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
+use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
-use tikv_jemalloc_ctl::{Access, AsName, epoch, profiling, stats};
+use tikv_jemalloc_ctl::{Access, AsName, epoch, profiling, stats, thread};
 
 use crate::link::MAX_LINE_BYTES;
 use crate::{Cuts, Failure, Window};
@@ -39,16 +40,18 @@ impl AllocatorUse {
     /// 8 arenas).
     #[must_use]
     pub fn now() -> Option<Self> {
+        if !is_at_work() {
+            return None;
+        }
         // All figures are of the moment in which this was last said.
         epoch::advance().ok()?;
-        let used = Self {
+        Some(Self {
             allocated_bytes: stats::allocated::read().ok()? as u64,
             active_bytes: stats::active::read().ok()? as u64,
             resident_bytes: stats::resident::read().ok()? as u64,
             retained_bytes: stats::retained::read().ok()? as u64,
             metadata_bytes: stats::metadata::read().ok()? as u64,
-        };
-        (used.allocated_bytes > 0).then_some(used)
+        })
     }
 
     /// Raises each figure to another's.
@@ -61,6 +64,17 @@ impl AllocatorUse {
         self.retained_bytes = self.retained_bytes.max(retained_bytes);
         self.metadata_bytes = self.metadata_bytes.max(metadata_bytes);
     }
+}
+
+/// Whether this process allocates by jemalloc: something that it allocates is counted there.
+fn is_at_work() -> bool {
+    static IS_AT_WORK: OnceLock<bool> = OnceLock::new();
+    *IS_AT_WORK.get_or_init(|| {
+        let Ok(allocated) = thread::allocatedp::read() else { return false };
+        let before = allocated.get();
+        drop(black_box(vec![1_u8; 64]));
+        allocated.get() > before
+    })
 }
 
 /// Whether this process's heap is profiled. That is decided before its `main`.

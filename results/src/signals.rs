@@ -565,11 +565,13 @@ mod tests {
     #[test]
     fn what_the_profiler_needs_is_no_growth() {
         let [grown] = &growing(5_000, 2_000, 3_000)[..] else { panic!("nothing grew") };
-        assert!(near(grown.resident.unwrap().bytes_per_sec, 3_000.0), "{grown:?}");
-        assert!(near(grown.allocated.unwrap().bytes_per_sec, 3_000.0), "{grown:?}");
+        // The last sample is of a part of a second.
+        let is_3_000 =
+            |growth: Option<Growth>| (2_900.0..3_100.0).contains(&growth.unwrap().bytes_per_sec);
+        assert!(is_3_000(grown.resident) && is_3_000(grown.allocated), "{grown:?}");
         let heap = grown.heap.as_deref();
         assert_eq!(heap, Some("profiles/steady-consumer-0-heap-growth.svg"));
-        assert_eq!(growing(2_000, 2_000, 0), []);
+        assert_eq!(growing(2_000, 2_100, 0), []);
         let [grown] = &growing(0, 0, 3_000)[..] else { panic!("nothing grew") };
         assert!(grown.resident.is_none() && grown.allocated.is_some(), "{grown:?}");
     }
