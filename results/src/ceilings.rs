@@ -69,7 +69,7 @@ impl CeilingFigures {
             Contestant::Consumer,
             Contestant::Sink,
         ];
-        let parts: Vec<_> = all.into_iter().filter_map(|it| part(it, turns(it))).collect();
+        let parts: Vec<_> = all.into_iter().filter_map(|it| measured(it, turns(it))).collect();
         let rows = turns(Contestant::LateReader).map(|turn| turn.rows).max();
         let sink = ceilings.sink.as_ref();
         (!parts.is_empty()).then(|| Self {
@@ -136,7 +136,7 @@ impl PartCeiling {
     }
 }
 
-fn part(of: Contestant, turns: impl Iterator<Item = Turn>) -> Option<PartCeiling> {
+fn measured(of: Contestant, turns: impl Iterator<Item = Turn>) -> Option<PartCeiling> {
     let (mut rates, mut costs): (Vec<_>, Vec<_>) =
         turns.map(|it| (it.rows as f64 / it.seconds, it.cpu_us as f64 / it.rows as f64)).unzip();
     let rows_per_sec = median(&mut rates)?;
@@ -163,6 +163,15 @@ fn name(of: Contestant) -> &'static str {
         Contestant::LateReader => "walsender, read late and large",
         Contestant::Consumer => "consumer, without a sink",
         Contestant::Sink => "sink, blocks from memory",
+    }
+}
+
+/// Whose ceiling it is, in a word.
+pub(crate) fn part(of: Contestant) -> &'static str {
+    match of {
+        Contestant::EagerReader | Contestant::LateReader => "walsender",
+        Contestant::Consumer => "consumer",
+        Contestant::Sink => "sink",
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use walbench_metrics::ceiling::Contestant;
 
-use crate::ceilings::{CeilingShare, can_do, of_lowest};
+use crate::ceilings::{CeilingShare, of_lowest, part};
 use crate::destination::{Destination, DestinationTable};
 use crate::figures::limiting_phase;
 use crate::human;
@@ -152,12 +152,12 @@ fn ceilings(metrics: &Metrics) -> Option<String> {
     let shares = &limiting_phase(&metrics.phases)?.ceiling_shares;
     let parts = &metrics.ceiling.as_ref()?.parts;
     let rate = |of: Contestant| parts.iter().find(|part| part.of == of).map(|it| it.rows_per_sec);
-    let ceiling = |share: &CeilingShare| {
-        format!("{} rows/s are {}", human::rate(rate(share.of)), can_do(share.of))
-    };
+    let ceiling =
+        |share: &CeilingShare| format!("{} {}", part(share.of), human::rate(rate(share.of)));
     let said: Vec<String> = shares.iter().map(ceiling).collect();
+    let said = said.join(", ");
     let phase = limiting_phase(&metrics.phases)?;
-    Some(format!("ceilings: {}; phase {}: {}", said.join(", "), phase.name, of_lowest(phase)?))
+    Some(format!("ceilings: {said} rows/s; phase {}: {}", phase.name, of_lowest(phase)?))
 }
 
 fn verification(metrics: &Metrics) -> String {

@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn ceilings_need_a_slot_more_for_each_consumer() {
+        let mut plan = plan();
+        plan.profiling.ceiling = true;
+        let (what, _) = problems(&good(), &plan).remove(0);
+        assert_eq!(what, "9 of its 10 replication slots are in use, and 2 more are needed");
+        assert_eq!(problems(&Facts { used_slots: 8, ..good() }, &plan), []);
+    }
+
+    #[test]
     fn every_problem_is_said_with_its_remedy() {
         let bad = Facts {
             version: "13.2".into(),

@@ -557,7 +557,8 @@ async fn silence_is_broken_in_time(version: Version) {
 
     followed.until_free().await;
     let (_, end) = followed.database.positions().await;
-    let running = ceiling(&followed, &["--until-lsn", &lsn_text(end + 2_000_000)]).start();
+    let running =
+        ceiling(&followed, &["--late", "--until-lsn", &lsn_text(end + 2_000_000)]).start();
     followed.until_followed().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     insert(&followed, 11, 30_000).await;
@@ -577,10 +578,10 @@ async fn both_ways_of_reading_meet_the_same_rows(version: Version) {
     followed.execute("BEGIN; INSERT INTO t VALUES (-1); ROLLBACK; TRUNCATE t").await;
     let (before, _) = followed.database.positions().await;
     let ways: [&[&str]; 4] = [
-        &["--json"],
+        &["--json", "--late"],
         &["--json", "--eager"],
-        &["--json", "--set", "consumer.column_format=text"],
-        &["--json", "--set", "consumer.streaming=on"],
+        &["--json", "--late", "--set", "consumer.column_format=text"],
+        &["--json", "--eager", "--set", "consumer.streaming=on"],
     ];
     for way in ways {
         followed.until_free().await;

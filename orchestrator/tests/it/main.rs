@@ -24,6 +24,7 @@ mod type_values;
 mod arrows;
 mod bad_inserts;
 mod bad_plans;
+mod ceiling;
 mod changes;
 mod clean;
 mod clickhouse;
