@@ -86,8 +86,9 @@ fn dispatch(command: Command) -> Result<u8, Ending> {
         Command::Clickhouse(args) => runtime(1)?.block_on(clickhouse::serve(&args)),
         Command::Setup => clickhouse::setup(),
         Command::Guard { command } => {
-            let code = runtime(1)?.block_on(guard::guard(&command));
-            // Whoever reads our standard input may wait for its end still.
+            let runtime = runtime(1)?;
+            let code = runtime.block_on(guard::guard(&command));
+            // The runtime's own end would wait for a read of standard input.
             std::process::exit(code.into())
         }
         Command::Worker { role, stdio, pprof, heap } => {

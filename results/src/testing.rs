@@ -250,6 +250,7 @@ pub(crate) fn consumer(interval: Interval, rows: u64, lag_us: i64) -> Sample {
             received_to_flushed: timing(&[(lag_us, rows)]),
             commit_to_flushed: timing(&[(lag_us + 800, rows)]),
             due_to_flushed: timing(&[(lag_us + 2_000, rows)]),
+            ..Lag::default()
         },
         position: StreamPosition::default(),
         vitals: None,
