@@ -36,8 +36,7 @@ pub struct AllocatorUse {
 }
 
 impl AllocatorUse {
-    /// What this process's allocator holds now; `None` where that is another one. Took 10 µs (AMD EPYC,
-    /// 8 arenas).
+    /// What this process's allocator holds now; `None` where that is another one.
     #[must_use]
     pub fn now() -> Option<Self> {
         if !is_at_work() {
@@ -110,7 +109,7 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// This process's, read once: it took 0.1 s for 190 MB.
+    /// This process's, read once.
     #[must_use]
     pub fn own() -> &'static Self {
         static OWN: OnceLock<Executable> = OnceLock::new();
@@ -140,8 +139,7 @@ impl HeapDump {
     /// Longest text, in bytes: with its line ends written as two, it still fits into a message.
     const MOST_BYTES: usize = MAX_LINE_BYTES / 2;
 
-    /// Dumps this process's heap. Took 2 ms for 500 stacks; whoever allocates meanwhile may have to
-    /// wait.
+    /// Dumps this process's heap; whoever allocates meanwhile may have to wait.
     #[must_use]
     pub fn take(phase: u32, after: Window, at_us: i64) -> Self {
         let failed = |e: io::Error| Failure::new("the heap can't be dumped").caused_by(&e);

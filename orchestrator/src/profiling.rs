@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use walbench_metrics::stacks::SampledStacks;
 use walbench_metrics::{Cuts, Failure, Window};
 use walbench_phases::Plan;
-use walbench_phases::plan::ProfilingBackend;
+use walbench_phases::plan::{Profiling as Planned, ProfilingBackend};
 use walbench_profiles::area::areas;
 use walbench_profiles::formats::firefox::Timeline;
 use walbench_profiles::formats::folded::{Begin, folded};
@@ -70,7 +70,7 @@ impl Profiling {
         if !plan.profiling.wants_flames() {
             return Ok(None);
         }
-        let backend = backend(plan.profiling.backend)?;
+        let backend = backend(&plan.profiling)?;
         let sampler = Sampler::start(backend, plan.profiling.rate_hz)
             .map_err(|e| Failure::new("the sampler's thread can't be started").caused_by(&e))?;
         let mut allowances = Vec::new();
@@ -232,17 +232,27 @@ impl Profiling {
 }
 
 /// Where samples come from, of what there is.
-fn backend(wanted: ProfilingBackend) -> Result<Backend, Failure> {
+fn backend(wanted: &Planned) -> Result<Backend, Failure> {
     let refused = |e: std::io::Error| {
-        Failure::new("the kernel permits no samples of running processes").caused_by(&e).hint(
+        let failure = Failure::new("the kernel permits no samples of running processes");
+        let instead = match wanted.heap {
+            // Its signal may come in the middle of an allocation that is being sampled.
+            true => "with profiling.heap = false, profiling.backend = \"pprof\" needs none of that",
+            false => "--set profiling.backend=pprof needs none of that",
+        };
+        failure.caused_by(&e).hint(format!(
             "perf_event_open needs /proc/sys/kernel/perf_event_paranoid at 2 or less, and in a \
              container a seccomp profile that permits it, and memory that may be locked (ulimit -l); \
-             --set profiling.backend=pprof needs none of that, and --profile none does without",
-        )
+             {instead}, and --profile none does without"
+        ))
     };
-    match wanted {
-        ProfilingBackend::Auto => Ok(Backend::perf_event().unwrap_or(Backend::Pprof)),
-        ProfilingBackend::PerfEvent => Backend::perf_event().map_err(refused),
+    match wanted.backend {
+        ProfilingBackend::Auto if !wanted.heap => {
+            Ok(Backend::perf_event().unwrap_or(Backend::Pprof))
+        }
+        ProfilingBackend::Auto | ProfilingBackend::PerfEvent => {
+            Backend::perf_event().map_err(refused)
+        }
         ProfilingBackend::Pprof => Ok(Backend::Pprof),
     }
 }
