@@ -324,8 +324,9 @@ pub struct ResourceSample {
     /// those that carry out a statement.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub waits: BTreeMap<String, Waits>,
-    /// The ends of the replication connections over TCP that are on this machine, as the doctor saw
-    /// them, by the process that has them: `walsender-0`, `consumer-0`, …
+    /// The ends of the replication connections over TCP that are on this machine, as the server knows
+    /// them, by the process that has them: `walsender-0`, `consumer-0`, … (or who passes on what is
+    /// sent).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub connections: BTreeMap<String, TcpUse>,
 }

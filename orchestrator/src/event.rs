@@ -1,5 +1,7 @@
 //! What can happen in a run, wherever it comes from: all of it goes into one queue.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 use walbench_metrics::Failure;
 use walbench_metrics::link::LinkError;
@@ -32,6 +34,8 @@ pub(crate) struct Walsender {
     pub(crate) slot: usize,
     /// Its process on the server's machine.
     pub(crate) pid: u32,
+    /// Whom it sends to, as the server sees it; `None` over a Unix socket.
+    pub(crate) client: Option<SocketAddr>,
 }
 
 /// Why a run does not go on.

@@ -9,6 +9,7 @@
 //! - [`process_group`]: CPU time and memory of a process and all that it started together.
 //! - [`scheduling`]: how the threads of one process are scheduled.
 //! - [`machine`]: what a run ran on; [`machine_use`]: how it spends its time.
+//! - [`tcp`]: what the kernel says of connections.
 //! - [`sampler`]: samples of processes; [`recording`]: what they are.
 //! - [`profile`]: a window of them, with names by [`symbols`].
 //! - [`diff`]: what changed between two profiles.
@@ -33,12 +34,14 @@ pub mod recording;
 pub mod sampler;
 pub mod scheduling;
 pub mod symbols;
+pub mod tcp;
 
 pub use machine::{Machine, filesystem_of};
 pub use machine_use::MachineMeter;
 pub use process::{ProcessMeter, Usage};
 pub use process_group::TreeMeter;
 pub use scheduling::{GroupSchedulingMeter, SchedulingMeter};
+pub use tcp::{TcpEnd, TcpMeter};
 
 /// Why a process can't be measured.
 #[derive(Debug, thiserror::Error)]

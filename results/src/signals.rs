@@ -2,11 +2,11 @@
 
 use walbench_metrics::Window;
 use walbench_metrics::sample::Role;
-use walbench_metrics::vitals::{ConsumerVitals, MachineUse, Waits};
+use walbench_metrics::vitals::{ConsumerVitals, MachineUse, TcpUse, Waits};
 use walbench_phases::address::{Host, PostgresAddress};
 use walbench_profiles::doctor::{
-    Backlog, Busy, Errors, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares,
-    ReceiverShares, Signals, SinkSignals, WaitShares, Walsender,
+    Backlog, Busy, ConnectionShares, Errors, Growth, Lane, LooksShares, MachineShares,
+    MemoryGrowth, ProcessShares, ReceiverShares, Signals, SinkSignals, WaitShares, Walsender,
 };
 
 use crate::ceilings::can_do;
@@ -263,6 +263,9 @@ fn lanes(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<Lane> {
                 cores: used.map(|process| process.cores),
                 waits,
             }),
+            connection: measured
+                .and_then(|tally| tally.connections.get(&format!("walsender-{number}")))
+                .and_then(connection),
             in_transit_bytes: source.tally.ladder.in_transit_bytes(number, source.end_us()),
             unconfirmed_bytes: source
                 .plan
@@ -274,6 +277,18 @@ fn lanes(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<Lane> {
         }
     };
     (0..source.plan.consumer.processes).map(lane).collect()
+}
+
+fn connection(used: &TcpUse) -> Option<ConnectionShares> {
+    let of = |us: u64| of_time(us, used.passed_us);
+    let retransmitted = ratio(used.retransmits as f64, used.sent_segments as f64);
+    (used.passed_us > 0).then(|| ConnectionShares {
+        busy: of(used.busy_us),
+        window_limited: of(used.window_limited_us),
+        buffer_limited: of(used.buffer_limited_us),
+        retransmitted: retransmitted.unwrap_or_default(),
+        round_trip_us: used.round_trip_us.mean(),
+    })
 }
 
 /// Of several processes each has its part of what was seen.
@@ -457,6 +472,15 @@ mod tests {
                 sample.waits =
                     [("walsender-0".to_owned(), walsender), ("backends".into(), backends)].into();
                 let wall_us = (sample.interval.end_us - sample.interval.start_us).unsigned_abs();
+                let connection = TcpUse {
+                    passed_us: wall_us,
+                    busy_us: wall_us / 2,
+                    window_limited_us: wall_us / 4,
+                    sent_segments: 1_000,
+                    retransmits: 5,
+                    ..TcpUse::default()
+                };
+                sample.connections = [("walsender-0".to_owned(), connection)].into();
                 sample.machine = Some(MachineUse {
                     passed_us: wall_us,
                     user_us: wall_us,
@@ -500,6 +524,10 @@ mod tests {
         let waits = walsender.waits.as_ref().unwrap();
         assert!(near(waits.of("walsenderwaitforwal"), 0.7) && near(waits.of("running"), 0.3));
         assert!(near(walsender.cores.unwrap(), 0.03), "{walsender:?}");
+        let connection = lane.connection.unwrap();
+        assert!(near(connection.busy, 0.5) && near(connection.window_limited, 0.25));
+        assert!(near(connection.retransmitted, 0.005), "{connection:?}");
+        assert_eq!(connection.round_trip_us, None);
         // Of all that backends were seen at, not of the looks.
         assert!(near(signals.backends.unwrap().of("walsync"), 0.75));
         let process = lane.process.as_ref().unwrap();
@@ -582,6 +610,8 @@ mod tests {
         assert!(signals.lanes[0].receiver.is_none() && signals.machine.is_none());
         assert!(signals.sink.flushes.is_none() && signals.backends.is_none());
         assert!(signals.lanes[0].walsender.as_ref().unwrap().waits.is_none());
+        // Over a Unix socket there is none.
+        assert_eq!(signals.lanes[0].connection, None);
     }
 
     #[test]

@@ -188,13 +188,15 @@ impl Run {
     }
 
     async fn release_destination(&mut self) -> Result<(), Failure> {
-        if let Some(sink) = self.ceiling_sink.take() {
-            sink.remove().await?;
-        }
-        match self.destination.take() {
+        let beside = match self.ceiling_sink.take() {
+            Some(sink) => sink.remove().await,
+            None => Ok(()),
+        };
+        let released = match self.destination.take() {
             Some(destination) => destination.release(self.keep).await,
             None => Ok(()),
-        }
+        };
+        released.and(beside)
     }
 
     async fn release_claim(&mut self) -> Result<(), Failure> {

@@ -1,9 +1,9 @@
 //! What the pipeline's processes and its server use, each second.
 
+mod connections;
 mod state;
 mod waits;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -21,6 +21,7 @@ use crate::event::{Event, Walsender};
 use crate::postgres::control::Control;
 use crate::postgres::source::Source;
 use crate::worker::Worker;
+use connections::Connections;
 use waits::WaitLooks;
 
 /// A server that takes longer to describe its slots is left out of the sample: its answer would be
@@ -38,6 +39,7 @@ pub(crate) struct Watch {
     /// The server's processes are on this machine.
     is_local: bool,
     clickhouse: Option<(TreeMeter, Usage)>,
+    connections: Option<Connections>,
     machine: MachineMeter,
     /// The doctor's.
     waits: Option<WaitLooks>,
@@ -155,6 +157,7 @@ impl Watch {
             false => None,
         };
         let server = postmaster.and_then(metered_tree);
+        let connections = Connections::begin(&control).await;
         let (account, root) = clickhouse.map(|it| (it.account, it.root)).unzip();
         let mut account: Option<Account> = account.flatten();
         let clickhouse = root.flatten().and_then(metered_tree);
@@ -187,6 +190,7 @@ impl Watch {
             walsenders: walsenders_yet,
             is_local,
             clickhouse,
+            connections,
             machine: MachineMeter::default(),
             waits,
             requests,
@@ -203,6 +207,9 @@ impl Watch {
 
     /// A consumer that reconnected has another walsender.
     pub(crate) fn follow_walsenders(&mut self, now: &[Walsender]) {
+        if let Some(connections) = &mut self.connections {
+            connections.follow(now);
+        }
         if !self.is_local {
             return;
         }
@@ -232,6 +239,7 @@ impl Watch {
     pub(crate) fn forget(&mut self) {
         self.used();
         self.machine.read();
+        self.connections.as_mut().map(Connections::used);
         self.waits.as_ref().map(WaitLooks::take);
         let _ = self.requests.send(None);
     }
@@ -247,7 +255,7 @@ impl Watch {
             clickhouse: None,
             machine: self.machine.read(),
             waits: self.waits.as_ref().map(WaitLooks::take).unwrap_or_default(),
-            connections: BTreeMap::new(),
+            connections: self.connections.as_mut().map(Connections::used).unwrap_or_default(),
         };
         // The task that answers lives as long as its connection; without it the run has ended.
         let _ = self.requests.send(Some(Box::new(sample)));

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 use walbench_metrics::Failure;
 use walbench_metrics::sample::{PostgresState, SlotState};
 
+use super::connections::address;
 use crate::event::Walsender;
 use crate::postgres::control::{Control, refused};
 
@@ -21,6 +22,8 @@ SELECT s.slot_name::text,
        coalesce(t.stream_bytes, 0)::bigint AS stream_bytes,
        (r.sent_lsn - '0/0'::pg_lsn)::bigint AS sent_lsn,
        (s.confirmed_flush_lsn - '0/0'::pg_lsn)::bigint AS confirmed_lsn,
+       host(r.client_addr) AS client_addr,
+       r.client_port,
        s.wal_status,
        s.safe_wal_size";
 
@@ -79,7 +82,8 @@ pub(super) fn walsenders(rows: &[Row], slots: &[String]) -> Vec<Walsender> {
         let name: &str = row.get("slot_name");
         let slot = slots.iter().position(|slot| slot == name)?;
         let pid = u32::try_from(row.get::<_, Option<i32>>("active_pid")?).ok()?;
-        Some(Walsender { slot, pid })
+        let client = address(row.get("client_addr"), row.get("client_port"));
+        Some(Walsender { slot, pid, client })
     };
     rows.iter().filter_map(walsender).collect()
 }

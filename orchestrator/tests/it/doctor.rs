@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use walbench_profiles::doctor::{Cause, Confidence, Finding};
@@ -385,6 +386,33 @@ fn a_slow_way_is_found() {
     let slow = found(&findings, Cause::Network, true);
     assert!(figure(&slow, "WAL sent and not received") > 1e6, "{findings:#?}");
     assert!(figure(&slow, "waiting in its socket") < 65_536.0, "{findings:#?}");
+    // The server's own kernel says so: who passes it on takes too little.
+    assert!(figure(&slow, "no room at its other end") > 0.5, "{findings:#?}");
+}
+
+/// The kernel's figures of both ends; over a Unix socket there are none, which is not zero.
+#[test]
+fn connections_over_tcp_are_read() {
+    let _turn = alone();
+    for (transport, is_tcp) in [("tcp", true), ("unix", false)] {
+        let home = Home::new();
+        let command = home.run(PLAN).set("postgres.transport", transport);
+        command.set("phases.0.duration_sec", "3").ended().with_code(0);
+        let samples = fs::read_to_string(home.run_folder().join("samples.jsonl")).unwrap();
+        let samples = samples.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let read: Vec<Value> = samples
+            .filter_map(|sample| sample.pointer("/resources/connections").cloned())
+            .collect();
+        assert_eq!(!read.is_empty(), is_tcp, "{transport}");
+        let sum = |process: &str, key: &str| {
+            read.iter().filter_map(|it| it.get(process)?.get(key)?.as_u64()).sum::<u64>()
+        };
+        let rows_bytes = if is_tcp { 3_000 * 100 } else { 0 };
+        assert!(sum("walsender-0", "acknowledged_bytes") >= rows_bytes, "{read:?}");
+        // Who confirms sends a little.
+        assert!(sum("consumer-0", "acknowledged_bytes") > 0 || !is_tcp, "{read:?}");
+        assert!(sum("walsender-0", "busy_us") <= sum("walsender-0", "passed_us"), "{read:?}");
+    }
 }
 
 /// Others take the machine.

@@ -18,7 +18,7 @@ mod thresholds;
 pub use finding::{Advice, Cause, Change, Confidence, Figure, Finding, Unit};
 pub use rules::findings;
 pub use signals::{
-    Backlog, Busy, Errors, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares,
-    ReceiverShares, Signals, SinkSignals, WaitShares, Walsender,
+    Backlog, Busy, ConnectionShares, Errors, Growth, Lane, LooksShares, MachineShares,
+    MemoryGrowth, ProcessShares, ReceiverShares, Signals, SinkSignals, WaitShares, Walsender,
 };
 pub use thresholds::{THRESHOLDS, Thresholds};

@@ -2,8 +2,8 @@
 
 use super::finding::{Cause, Confidence, Figure, Finding, Unit};
 use super::signals::{
-    Busy, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares, ReceiverShares,
-    Signals, WaitShares,
+    Busy, ConnectionShares, Growth, Lane, LooksShares, MachineShares, MemoryGrowth, ProcessShares,
+    ReceiverShares, Signals, WaitShares,
 };
 use super::thresholds::THRESHOLDS as T;
 
@@ -65,6 +65,11 @@ impl Signals {
     /// Share of the time for which a walsender waited so: the one that did most.
     fn walsender_waits(&self, event: &str) -> Option<f64> {
         self.lanes.iter().filter_map(|lane| lane.walsender_waits(event)).max_by(f64::total_cmp)
+    }
+
+    /// For how long a consumer's end of its connection had no room, if that is long: the longest.
+    fn window_limited(&self) -> Option<f64> {
+        self.lanes.iter().filter_map(Lane::window_limited).max_by(f64::total_cmp)
     }
 
     /// The worker that waited most for a core.
@@ -133,6 +138,21 @@ impl Lane {
         Some(figure.against(T.receiver_waits))
     }
 
+    /// For how long its end of the connection has no room for more, if that is long.
+    fn window_limited(&self) -> Option<f64> {
+        let share = self.connection?.window_limited;
+        Some(share).filter(|share| *share >= T.window_limited)
+    }
+
+    /// The connection, if it loses much of what is sent, and nobody else holds it up.
+    fn lossy_connection(&self) -> Option<ConnectionShares> {
+        self.connection.filter(|it| {
+            it.busy >= T.busy_connection
+                && it.window_limited < T.window_limited
+                && it.retransmitted > T.retransmitted
+        })
+    }
+
     /// Cores that its threads waited for.
     fn run_delay_cores(&self) -> f64 {
         self.process.as_ref().and_then(|it| it.run_delay_cores).unwrap_or_default()
@@ -142,6 +162,12 @@ impl Lane {
 /// That the walsender waits for its consumer.
 fn writes(share: f64) -> Figure {
     Figure::share("the walsender waits for its consumer", share).against(T.walsender_writes)
+}
+
+/// The same, as the kernel counts it.
+fn has_no_room(share: f64) -> Figure {
+    Figure::share("the walsender's connection has no room at its other end", share)
+        .against(T.window_limited)
 }
 
 fn busiest(processes: &[ProcessShares]) -> Option<&ProcessShares> {
@@ -326,12 +352,13 @@ fn sink(signals: &Signals) -> Option<Finding> {
     let blocked = blocked.max_by(|a, b| a.1.total_cmp(&b.1));
     let waits = signals.walsender_waits("walsenderwritedata");
     let waits = waits.filter(|share| *share >= T.walsender_writes);
+    let window = signals.window_limited();
     let agreeing = [
         flushes.is_some(),
         queued.is_some(),
         blocked.is_some(),
         stalled.is_some(),
-        waits.is_some(),
+        waits.is_some() || window.is_some(),
     ];
     let agreeing = agreeing.into_iter().filter(|agrees| *agrees).count();
     let harms = signals.behind.is_some() && agreeing > 0;
@@ -357,6 +384,7 @@ fn sink(signals: &Signals) -> Option<Finding> {
                 .against(T.stall_sec)
         }))
         .because(waits.map(writes))
+        .because(window.map(has_no_room))
         .because(sink.flush_p99_us.map(|us| Figure::new("flush p99", us as f64, Unit::Us)));
     Some(advise_on_the_sink(signals, finding))
 }
@@ -444,7 +472,8 @@ fn decode_cpu(signals: &Signals, lane: &Lane) -> Option<Finding> {
     }
     let sink_is_free = signals.sink.flushes.is_none_or(|it| it.share < T.busy_flushes);
     let waits = lane.walsender_waits_long("walsenderwritedata", T.walsender_writes);
-    let agrees = waits.is_some() && sink_is_free;
+    let window = lane.window_limited();
+    let agrees = (waits.is_some() || window.is_some()) && sink_is_free;
     let said = format!("{} reads, decodes and encodes without a pause", lane.consumer);
     let works = Figure::share("its receiving thread works", receiver.works);
     let finding = Finding::new(Cause::DecodeCpu, said)
@@ -453,7 +482,8 @@ fn decode_cpu(signals: &Signals, lane: &Lane) -> Option<Finding> {
         .because(receiver.cores.map(|cores| {
             Figure::new("CPU of that thread", cores, Unit::Cores).against(T.receiver_works)
         }))
-        .because(waits.map(writes));
+        .because(waits.map(writes))
+        .because(window.map(has_no_room));
     Some(
         finding
             .set(
@@ -463,6 +493,18 @@ fn decode_cpu(signals: &Signals, lane: &Lane) -> Option<Finding> {
             )
             .advise("see the areas of code and the flamegraph (--profile both)"),
     )
+}
+
+/// What a connection that loses data says.
+fn losses(connection: ConnectionShares) -> impl Iterator<Item = Figure> {
+    let ConnectionShares { busy, retransmitted, round_trip_us, .. } = connection;
+    let figures = [
+        Figure::share("segments sent again", retransmitted).against(T.retransmitted),
+        Figure::share("the walsender's connection has data on their way", busy)
+            .against(T.busy_connection),
+    ];
+    let round_trip = round_trip_us.map(|us| Figure::new("mean round trip", us, Unit::Us));
+    figures.into_iter().chain(round_trip)
 }
 
 fn network(signals: &Signals, lane: &Lane) -> Option<Finding> {
@@ -477,19 +519,24 @@ fn network(signals: &Signals, lane: &Lane) -> Option<Finding> {
         || lane.walsender_waits_long("reorderbuffer", T.walsender_spills).is_some();
     let in_transit = lane.in_transit_bytes.map(|bytes| bytes as f64);
     let in_transit = in_transit.filter(|bytes| *bytes >= T.in_transit_bytes && !is_busy);
-    if signals.is_local || !is_empty || waits.is_none() && in_transit.is_none() {
+    let (lossy, window) = (lane.lossy_connection(), lane.window_limited());
+    let is_held_up = waits.is_some() || window.is_some() || lossy.is_some();
+    let is_slow = is_held_up || in_transit.is_some();
+    if signals.is_local || !is_empty || !is_slow {
         return None;
     }
-    let both_wait = socket.is_some() && waits.is_some();
+    let both_wait = socket.is_some() && is_held_up;
     let finding = Finding::new(Cause::Network, "the way from PostgreSQL to the consumer is slow")
         .sure(if both_wait { Confidence::High } else { Confidence::Medium })
         .because([receiver_waits])
+        .because(lossy.into_iter().flat_map(losses))
         .because(in_transit.map(|bytes| {
             Figure::new("WAL sent and not received", bytes, Unit::Bytes).against(T.in_transit_bytes)
         }))
         .because(waits.map(|share| {
             Figure::share("the walsender waits to send more", share).against(T.walsender_writes)
         }))
+        .because(window.map(has_no_room))
         .because(socket.map(|bytes| {
             Figure::new("mean bytes waiting in its socket", bytes, Unit::Bytes)
                 .against(T.empty_socket_bytes)
@@ -704,11 +751,18 @@ fn unexplained(signals: &Signals, found: &[Finding]) -> Option<Finding> {
     let behind =
         signals.behind.is_some() && !limits().any(|it| it.explains_behind() || is_known(it));
     let waits = signals.walsender_waits("walsenderwritedata");
-    match waits.filter(|share| *share >= T.walsender_writes) {
-        Some(share) if behind => Some(
+    let waits = waits.filter(|share| *share >= T.walsender_writes);
+    let window = signals.window_limited();
+    let sure = match (waits, window) {
+        (Some(_), Some(_)) => Some(Confidence::Medium),
+        (None, None) => None,
+        _ => Some(Confidence::Low),
+    };
+    match sure {
+        Some(sure) if behind => Some(
             Finding::new(Cause::ConsumerBound, "the consumer takes too little")
-                .sure(Confidence::Low)
-                .because([writes(share)])
+                .sure(sure)
+                .because(waits.map(writes).into_iter().chain(window.map(has_no_room)))
                 .advise("see the areas of code and the flamegraph (--profile both)"),
         ),
         _ if short || behind => {

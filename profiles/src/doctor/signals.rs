@@ -69,6 +69,23 @@ pub struct Lane {
     /// Bytes of WAL that were decoded by the walsender and not confirmed, at the window's end; of a
     /// consumer that tells nothing of itself.
     pub unconfirmed_bytes: Option<u64>,
+    /// The walsender's end of the connection; `None` over a Unix socket, and on another machine.
+    pub connection: Option<ConnectionShares>,
+}
+
+/// The sending end of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ConnectionShares {
+    /// Had data that were not acknowledged.
+    pub busy: f64,
+    /// Of all time: the other end had no room for more.
+    pub window_limited: f64,
+    /// Of all time: its own buffer had none.
+    pub buffer_limited: f64,
+    /// Segments that it sent again, of those with data.
+    pub retransmitted: f64,
+    /// Mean of the way there and back, in µs.
+    pub round_trip_us: Option<f64>,
 }
 
 /// A process, and the busiest of its threads.

@@ -44,6 +44,7 @@ fn quiet() -> Signals {
             }),
             in_transit_bytes: Some(20_000),
             unconfirmed_bytes: None,
+            connection: None,
         }],
         sink: SinkSignals {
             flushes: Some(Busy { share: 0.1, of: 4 }),
@@ -348,6 +349,76 @@ fn nobody_is_told_to_change_what_another_program_does_not_know() {
     signals.is_external = false;
     let found = first(&signals, Cause::SinkBound, Confidence::Medium);
     assert_eq!(found.advice.len(), 2, "{found:#?}");
+}
+
+fn connection(signals: &mut Signals) -> &mut ConnectionShares {
+    signals.lanes[0].connection.get_or_insert_default()
+}
+
+#[test]
+fn a_connection_without_room_at_the_consumers_end_is_a_slow_consumer() {
+    // The doctor need not look for it.
+    let mut signals = behind();
+    walsender(&mut signals).waits = None;
+    connection(&mut signals).window_limited = 0.49;
+    assert_eq!(causes(&signals), [Cause::Unknown]);
+    connection(&mut signals).window_limited = 0.51;
+    let found = first(&signals, Cause::ConsumerBound, Confidence::Low);
+    assert!(found.evidence[0].name.contains("no room at its other end"), "{found:#?}");
+    receiver(&mut signals).works = 0.97;
+    first(&signals, Cause::DecodeCpu, Confidence::High);
+    receiver(&mut signals).works = 0.1;
+    signals.sink.flushes = Some(Busy { share: 0.9, of: 2 });
+    first(&signals, Cause::SinkBound, Confidence::High);
+    connection(&mut signals).window_limited = 0.49;
+    first(&signals, Cause::SinkBound, Confidence::Medium);
+    // What waits says the same.
+    let mut signals = behind();
+    connection(&mut signals).window_limited = 0.51;
+    first(&signals, Cause::ConsumerBound, Confidence::Medium);
+}
+
+#[test]
+fn a_connection_that_loses_what_is_sent_is_a_slow_way() {
+    let mut signals = behind();
+    signals.is_local = false;
+    receiver(&mut signals).waits = 0.9;
+    walsender(&mut signals).waits = None;
+    let losing = ConnectionShares { busy: 0.51, retransmitted: 0.0011, ..Default::default() };
+    let with = |lost: ConnectionShares| {
+        let mut signals = signals.clone();
+        signals.lanes[0].connection = Some(lost);
+        signals
+    };
+    let found = first(&with(losing), Cause::Network, Confidence::High);
+    assert!(found.evidence.iter().any(|it| it.name == "segments sent again"), "{found:#?}");
+    for kept in [
+        ConnectionShares { retransmitted: 0.0009, ..losing },
+        ConnectionShares { busy: 0.49, ..losing },
+    ] {
+        assert_eq!(causes(&with(kept)), [Cause::Unknown], "{kept:?}");
+    }
+    // It is not for want of room at the other end, or that end is on the way and not the consumer's.
+    let no_room = ConnectionShares { window_limited: 0.51, ..losing };
+    let found = first(&with(no_room), Cause::Network, Confidence::High);
+    assert!(found.evidence.iter().all(|it| it.name != "segments sent again"), "{found:#?}");
+    let mut taken = with(no_room);
+    looks(&mut taken).socket_bytes = Some(200_000.0);
+    assert!(!causes(&taken).contains(&Cause::Network));
+}
+
+#[test]
+fn a_measured_ceiling_bounds_the_headroom() {
+    let mut signals = quiet();
+    let named = |signals: &Signals| {
+        let found = first(signals, Cause::Healthy, Confidence::High);
+        let figure = found.evidence.into_iter().find(|it| it.name.starts_with("headroom, at most"));
+        figure.map(|figure| (figure.name, figure.value))
+    };
+    assert_eq!(named(&signals), None);
+    signals.ceiling = Some(("what the sink can take".into(), 0.04));
+    let expected = ("headroom, at most, by what the sink can take".to_owned(), 25.0);
+    assert_eq!(named(&signals), Some(expected));
 }
 
 #[test]

@@ -43,6 +43,12 @@ pub struct Thresholds {
     pub busy_flushes: f64,
     /// Bytes of WAL that were sent and not received: more than a way that keeps up has under way.
     pub in_transit_bytes: f64,
+    /// The walsender's connection with data that are not acknowledged.
+    pub busy_connection: f64,
+    /// The consumer's end of it without room for more.
+    pub window_limited: f64,
+    /// Segments sent again, of those with data.
+    pub retransmitted: f64,
     /// How full batches are, below which not their size ends them.
     pub full_batches: f64,
     /// Mean bytes in the stream's socket below which nothing waits there.
@@ -89,6 +95,9 @@ pub const THRESHOLDS: Thresholds = Thresholds {
     queued: 0.8,
     busy_flushes: 0.8,
     in_transit_bytes: 1_048_576.0,
+    busy_connection: 0.5,
+    window_limited: 0.5,
+    retransmitted: 0.001,
     full_batches: 0.5,
     empty_socket_bytes: 65_536.0,
     blocked_runtime: 0.02,
