@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::{Child, ChildStdin, Command};
 use walbench_metrics::Failure;
 use walbench_phases::address::{Host, PostgresAddress};
+use walbench_phases::clickhouse::ClickhouseAddress;
 use walbench_phases::command::{Placeholder, expand};
 
 use crate::serve::Prepare;
@@ -83,7 +84,7 @@ fn value(placeholder: Placeholder, worker: &str, prepare: &Prepare) -> String {
         Placeholder::PostgresDatabase => address.dbname.clone().unwrap_or_default(),
         Placeholder::Slot => slot.clone(),
         Placeholder::Publication => publication.clone(),
-        Placeholder::ClickhouseUrl => clickhouse.map(|it| it.to_url()).unwrap_or_default(),
+        Placeholder::ClickhouseUrl => clickhouse.map(ClickhouseAddress::to_url).unwrap_or_default(),
         Placeholder::ClickhouseDatabase => {
             clickhouse.and_then(|it| it.database.clone()).unwrap_or_default()
         }

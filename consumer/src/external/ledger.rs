@@ -187,10 +187,10 @@ impl<F: FnMut(&Transaction)> Reading<F> {
                     open.stamp = Some(stamp);
                 }
             }
-            Message::Relation(relation) => {
-                if relation.name == PROBE_TABLE && relation.namespace == "public" {
-                    self.probe_table = Some(relation.id);
-                }
+            Message::Relation(relation)
+                if relation.name == PROBE_TABLE && relation.namespace == "public" =>
+            {
+                self.probe_table = Some(relation.id);
             }
             Message::Insert { new, .. } => {
                 let first = new.values().next().transpose()?;

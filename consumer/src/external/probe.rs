@@ -135,7 +135,9 @@ fn write(address: &PostgresAddress, name: &str, shared: &Shared) {
         }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    connection.map(Connection::terminate);
+    if let Some(connection) = connection {
+        connection.terminate();
+    }
 }
 
 /// A row that was perhaps written before a connection was lost has had its number.

@@ -153,7 +153,9 @@ fn look(way: &Way, connection: Connection, shared: &Shared, correction_us: i64) 
         }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    connection.map(Connection::terminate);
+    if let Some(connection) = connection {
+        connection.terminate();
+    }
 }
 
 impl Seen {

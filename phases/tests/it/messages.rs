@@ -200,6 +200,17 @@ fn a_url_without_its_mode_and_a_mode_without_its_url() {
 }
 
 #[test]
+fn commands_in_the_consumers_place() {
+    let texts = [
+        "[consumer]\ncommand = ['me', '{slott}', 'a}', '{clickhouse_url}']",
+        "[consumer]\ncommand = ['']\nmock_level = 'files'",
+        "[consumer]\ncommand = ['me']\nvisible_sql = 'SELECT {x}'",
+        "[consumer]\nmock_level = 'http'\nvisible_sql = 'SELECT 1'",
+    ];
+    insta::assert_snapshot!(texts.map(refuse_after_phase).join("\n"));
+}
+
+#[test]
 fn variables() {
     let text = "description = '${A} ${B:-b} ${C}'\nname = '${'\n".to_string() + PHASE;
     insta::assert_snapshot!(refuse_with(&text, &[("A", "a")], &[]));
