@@ -85,7 +85,7 @@ pub async fn measure(measure: Measure) -> Result<Ceilings, StartError> {
         turns.sort_by_key(|(contestant, _)| *contestant);
         ceilings.rounds.push(turns);
     }
-    ceilings.sink = sink.map(|sink| sink.described());
+    ceilings.sink = sink.map(SinkAlone::described);
     Ok(ceilings)
 }
 

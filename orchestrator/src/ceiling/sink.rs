@@ -24,7 +24,7 @@ pub(crate) struct CeilingSink {
 /// What of it is to be removed.
 enum Ours {
     Database(Claim),
-    Mock(MockClickHouse),
+    Mock(Box<MockClickHouse>),
 }
 
 impl CeilingSink {
@@ -53,7 +53,11 @@ impl CeilingSink {
         let mock = MockClickHouse::start(&plan, 0).await?;
         let address = given_clickhouse("the mock's URL", &mock.place.url)?;
         let place = (address, plan.clickhouse);
-        Ok(Self { name: "a mock ClickHouse without faults", place, ours: Ours::Mock(mock) })
+        Ok(Self {
+            name: "a mock ClickHouse without faults",
+            place,
+            ours: Ours::Mock(Box::new(mock)),
+        })
     }
 
     /// Removes what of it is ours.
