@@ -151,7 +151,7 @@ fn a_worker_that_dies_leaves_what_it_had_dumped() {
     let _turn = together();
     let home = Home::new();
     let running = under_load(&home, "dead_heap");
-    signal(running.worker("consumer"), Signal::SIGKILL);
+    signal(running.worker("consumer --heap"), Signal::SIGKILL);
     running.ended().with_code(4).said("consumer-0 died");
     let heap = heap_of(&home, "consumer-0");
     assert_eq!((heap.after.as_str(), &heap.grown), ("warmup", &None));
