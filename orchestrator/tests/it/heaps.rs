@@ -59,7 +59,8 @@ fn what_leaks_is_named_with_its_size() {
     assert!(near(grown.bytes(), lost * 6.0 / 7.5, 0.25), "{lost} lost: {heap:#?}");
     let holder = &heap.largest[0];
     assert_eq!(holder.function, LEAK, "{heap:#?}");
-    assert!(near(holder.bytes, lost, 0.15), "{lost} lost: {heap:#?}");
+    // It went on after the last dump.
+    assert!((0.7 * lost..1.05 * lost).contains(&(holder.bytes as f64)), "{lost} lost: {heap:#?}");
     // The samples stand for all there is, by the allocator's own count.
     assert!(near(heap.bytes, heap.allocated_bytes as f64, 0.15), "{heap:#?}");
 
