@@ -59,7 +59,8 @@ fn what_leaks_is_named_with_its_size() {
     assert!(near(grown.bytes(), lost * 6.0 / 7.5, 0.25), "{lost} lost: {heap:#?}");
     let holder = &heap.largest[0];
     assert_eq!(holder.function, LEAK, "{heap:#?}");
-    assert!(near(holder.bytes, lost, 0.15), "{lost} lost: {heap:#?}");
+    // It went on after the last dump.
+    assert!((0.7 * lost..1.05 * lost).contains(&(holder.bytes as f64)), "{lost} lost: {heap:#?}");
     // The samples stand for all there is, by the allocator's own count.
     assert!(near(heap.bytes, heap.allocated_bytes as f64, 0.15), "{heap:#?}");
 
@@ -151,7 +152,7 @@ fn a_worker_that_dies_leaves_what_it_had_dumped() {
     let _turn = together();
     let home = Home::new();
     let running = under_load(&home, "dead_heap");
-    signal(running.worker("consumer"), Signal::SIGKILL);
+    signal(running.worker("consumer --heap"), Signal::SIGKILL);
     running.ended().with_code(4).said("consumer-0 died");
     let heap = heap_of(&home, "consumer-0");
     assert_eq!((heap.after.as_str(), &heap.grown), ("warmup", &None));
