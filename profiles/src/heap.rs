@@ -188,12 +188,6 @@ impl Heap {
         Self { interval_bytes: dump.interval_bytes, stacks }
     }
 
-    /// All that is held.
-    #[must_use]
-    pub fn total(&self) -> Estimate {
-        sum(self.stacks.values())
-    }
-
     /// By the function that holds it ([`holder`]).
     fn holders(&self) -> BTreeMap<&str, Estimate> {
         let mut holders: BTreeMap<&str, Estimate> = BTreeMap::new();
@@ -286,13 +280,6 @@ impl Heap {
         grown.truncate(MOST_LISTED);
         (grown, profile)
     }
-}
-
-fn sum<'a>(all: impl Iterator<Item = &'a Estimate>) -> Estimate {
-    all.fold(Estimate::default(), |mut sum, estimate| {
-        sum.add(estimate);
-        sum
-    })
 }
 
 fn whole(number: f64) -> u64 {

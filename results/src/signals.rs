@@ -370,8 +370,9 @@ fn memory(source: PhaseSource<'_>, figures: &PhaseFigures) -> Vec<MemoryGrowth> 
             .map(|it| Growth { bytes_per_sec: it.bytes_per_sec - books, ..it })
             .filter(|it| it.bytes_per_sec > 0.0);
         let allocated = held.and_then(|it| growth(&it.allocated));
-        let files = figures.heaps.iter().filter(|it| it.process == *name).flat_map(|it| &it.files);
-        let heap = files.filter(|file| file.ends_with(".svg")).next_back().cloned();
+        let of_process = figures.heaps.iter().filter(|it| it.process == *name);
+        let mut files = of_process.flat_map(|it| &it.files);
+        let heap = files.rfind(|file| file.ends_with(".svg")).cloned();
         let has_risen = resident.is_some() || allocated.is_some();
         has_risen.then(|| MemoryGrowth { process: name.clone(), resident, allocated, heap })
     });
