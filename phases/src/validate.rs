@@ -303,7 +303,7 @@ impl Findings {
         for (index, argument) in consumer.command.iter().enumerate() {
             self.placeholders(&key("command").then(index), argument, plan);
         }
-        self.own_keys(consumer);
+        self.own_keys(plan);
         let Some(sql) = &consumer.visible_sql else { return };
         self.placeholders(&key("visible_sql"), sql, plan);
         if !consumer.is_external() {
@@ -340,8 +340,18 @@ impl Findings {
     }
 
     /// What asks a command for something that only walbench's own consumer gives.
-    fn own_keys(&mut self, consumer: &Consumer) {
+    fn own_keys(&mut self, plan: &Plan) {
+        let (consumer, profiling) = (&plan.consumer, &plan.profiling);
         let key = |name: &str| KeyPath::root().then("consumer").then(name);
+        for (name, is_set) in [("heap", profiling.heap), ("ceiling", profiling.ceiling)] {
+            if consumer.is_external() && is_set {
+                self.add(
+                    [KeyPath::root().then("profiling").then(name), key("command")],
+                    "looks into walbench's own consumer, whose place consumer.command takes",
+                    said("leave one of them out"),
+                );
+            }
+        }
         let is_own = matches!(consumer.mock_level, MockLevel::Discard | MockLevel::Files);
         if consumer.is_external() && is_own {
             self.add(

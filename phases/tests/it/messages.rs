@@ -206,6 +206,7 @@ fn commands_in_the_consumers_place() {
         "[consumer]\ncommand = ['']\nmock_level = 'files'",
         "[consumer]\ncommand = ['me']\nvisible_sql = 'SELECT {x}'",
         "[consumer]\nmock_level = 'http'\nvisible_sql = 'SELECT 1'",
+        "[consumer]\ncommand = ['me']\n[profiling]\nheap = true\nceiling = true",
     ];
     insta::assert_snapshot!(texts.map(refuse_after_phase).join("\n"));
 }
