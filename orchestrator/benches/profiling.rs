@@ -12,14 +12,14 @@ use std::process::{Command, Stdio};
 
 use walbench_results::Metrics;
 
-/// More than two cores take.
+/// Several times what two cores take.
 const PLAN: &str = r#"
 name = "full"
 
 [[phases]]
 name = "only"
-duration_sec = 5
-target_throughput = 120_000
+duration_sec = 3
+target_throughput = 400_000
 
 [postgres]
 settings = { max_wal_size = "8GB", shared_buffers = "512MB" }
